@@ -1,0 +1,1 @@
+"""FlowMason: AI pipelines as typed, durable, testable files, run on Ray."""
