@@ -1,0 +1,354 @@
+"""What happened: one class per kind, in a discriminated union, and the envelope around it.
+
+Names are past tense, dotted and for ever. A reader carries a kind it does not know along as
+`Foreign`; a driver refuses a run whose `format` it does not know (`RunSubmitted.format`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from flowmason.errors import Failure
+from flowmason.ids import OrgId, PlanId, RunId, StagePath
+from flowmason.usage import Usage
+from flowmason.value import Value
+
+FORMAT = 1
+"""Rises when a driver of an older FlowMason could misread a journal."""
+
+
+class _Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind"):
+    pass
+
+
+class RunSubmitted(_Event, tag="run.submitted"):
+    """The run exists. Always the first event of a journal."""
+
+    plan: PlanId
+    input: Value
+    pipeline: str = ""
+    version: str = ""
+    format: int = FORMAT
+    parent: RunId | None = None
+    options: dict[str, Any] = {}
+    """What the submitter asked for: `max_concurrency`, `project_root`, `provider`, `labels` …"""
+
+
+class RunStarted(_Event, tag="run.started"):
+    """The first conductor took the run."""
+
+
+class RunAdopted(_Event, tag="run.adopted"):
+    """Another conductor took the run over under a higher epoch."""
+
+    epoch: int
+
+
+class RunPausing(_Event, tag="run.pausing"):
+    """Nothing new starts; what is under way ends first."""
+
+    reason: str = ""
+
+
+class RunPaused(_Event, tag="run.paused"):
+    """Nothing of the run is under way any more."""
+
+
+class RunResumed(_Event, tag="run.resumed"):
+    """A paused run goes on."""
+
+
+class RunReopened(_Event, tag="run.reopened"):
+    """A failed run goes on: finished results are kept, failed stages are reopened."""
+
+    accept_changes: dict[str, str] = {}
+    """Components whose changed digest was accepted: name → new digest."""
+    plan: PlanId | None = None
+    """The Plan from here on, where components changed."""
+
+
+class RunCancelling(_Event, tag="run.cancelling"):
+    """Somebody asked for the end of the run."""
+
+    reason: str = ""
+
+
+class RunFailing(_Event, tag="run.failing"):
+    """A failure reached the root; effects under way are still being recorded."""
+
+    failure: Failure
+
+
+class RunCompleted(_Event, tag="run.completed"):
+    """Terminal: the run ended well."""
+
+    output: Value
+
+
+class RunFailed(_Event, tag="run.failed"):
+    """Terminal until reopened."""
+
+    failure: Failure
+
+
+class RunCancelled(_Event, tag="run.cancelled"):
+    """Terminal: the run was cancelled, by command or by a `return` with that status."""
+
+    reason: str = ""
+
+
+class StageStarted(_Event, tag="stage.started"):
+    """An attempt of a stage with an effect is about to be dispatched."""
+
+    path: StagePath
+    attempt: int
+    epoch: int
+    round: int = 1
+
+
+class StageFinished(_Event, tag="stage.finished"):
+    """The stage has its output."""
+
+    path: StagePath
+    attempt: int
+    output: Value
+    started_at: int = 0
+    """Milliseconds since the epoch, by the worker's clock."""
+    duration_ms: float = 0.0
+    usage: Usage | None = None
+    choice: tuple[str, ...] | None = None
+    """Of a guard: what it chose."""
+    returned: str | None = None
+    """Of a `return` that took effect: completed, cancelled or failed."""
+    note: str | None = None
+
+
+class StageFailed(_Event, tag="stage.failed"):
+    """The stage failed for good; retries are over or were not allowed."""
+
+    path: StagePath
+    attempt: int
+    failure: Failure
+    started_at: int = 0
+    duration_ms: float = 0.0
+    usage: Usage | None = None
+
+
+class StageRetried(_Event, tag="stage.retried"):
+    """An attempt failed and another follows at `at`; of a trycatch: another round of its body."""
+
+    path: StagePath
+    attempt: int
+    """The attempt that failed."""
+    failure: Failure
+    at: int = 0
+    """Milliseconds since the epoch before which the next attempt does not start."""
+    usage: Usage | None = None
+
+
+class StageLost(_Event, tag="stage.lost"):
+    """The worker of an attempt died; the attempt is repeated if its budget allows."""
+
+    path: StagePath
+    attempt: int
+    failure: Failure
+
+
+class StageSkipped(_Event, tag="stage.skipped"):
+    """The stage does not run: a guard chose otherwise, or all it depends on was skipped."""
+
+    path: StagePath
+    reason: str = ""
+
+
+class StageCancelled(_Event, tag="stage.cancelled"):
+    """A started attempt was ended before it had a result."""
+
+    path: StagePath
+    attempt: int
+    failure: Failure | None = None
+
+
+class StageExpanded(_Event, tag="stage.expanded"):
+    """A stage with a body was evaluated: the body may run."""
+
+    path: StagePath
+    attempt: int
+    settings: dict[str, Any] = {}
+    """The control component's evaluated options (`parallel`, `catch_error_types`, `on_error` …)."""
+    items: Value | None = None
+    """Of a foreach: the list of items."""
+    total: int = 0
+    """Of a foreach: how many items."""
+    skipped: int = 0
+    """Of a foreach: how many a filter dropped."""
+    input: Value | None = None
+    """Of a sub-pipeline: its input, with defaults applied."""
+    pipeline: str = ""
+    """Of a sub-pipeline: `name` or `name@version` as evaluated."""
+    plan: PlanId | None = None
+    """Of a sub-pipeline: the Plan that runs."""
+    started_at: int = 0
+
+
+class StageReopened(_Event, tag="stage.reopened"):
+    """A stage that had ended runs again; a finished one under a new round, a failed one under its old."""
+
+    path: StagePath
+    round: int
+
+
+class ItemsFinished(_Event, tag="items.finished"):
+    """Items `start` to `start + count - 1` of a foreach with a flat body ended, recorded in columns."""
+
+    path: StagePath
+    start: int
+    count: int
+    columns: dict[str, Value] = {}
+    """Stage id → a list with one output per item (`{"$error": …}` from the stage that failed on)."""
+    failures: dict[int, Failure] = {}
+    """Failed items by position, where `break_on_error` is false."""
+    started_at: int = 0
+    duration_ms: float = 0.0
+
+
+class ValueEdited(_Event, tag="value.edited"):
+    """Somebody replaced the output of a finished stage."""
+
+    path: StagePath
+    value: Value
+
+
+class EffectRecorded(_Event, tag="effect.recorded"):
+    """A component recorded an effect of its own under a name (`context.idempotency_key_for`)."""
+
+    path: StagePath
+    attempt: int
+    name: str
+    result: Value | None = None
+
+
+class BreakpointHit(_Event, tag="breakpoint.hit"):
+    """The run stopped before a stage."""
+
+    path: StagePath
+    breakpoint: str = ""
+
+
+class Foreign(_Event, tag="foreign"):
+    """An event of a kind that this FlowMason does not know."""
+
+    name: str
+    data: dict[str, Any] = {}
+
+
+Event = (
+    RunSubmitted
+    | RunStarted
+    | RunAdopted
+    | RunPausing
+    | RunPaused
+    | RunResumed
+    | RunReopened
+    | RunCancelling
+    | RunFailing
+    | RunCompleted
+    | RunFailed
+    | RunCancelled
+    | StageStarted
+    | StageFinished
+    | StageFailed
+    | StageRetried
+    | StageLost
+    | StageSkipped
+    | StageCancelled
+    | StageExpanded
+    | StageReopened
+    | ItemsFinished
+    | ValueEdited
+    | EffectRecorded
+    | BreakpointHit
+    | Foreign
+)
+
+StageEvent = (
+    StageStarted
+    | StageFinished
+    | StageFailed
+    | StageRetried
+    | StageLost
+    | StageSkipped
+    | StageCancelled
+    | StageExpanded
+    | StageReopened
+    | ItemsFinished
+    | ValueEdited
+    | EffectRecorded
+    | BreakpointHit
+)
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """An event in its envelope, as readers see it."""
+
+    run_id: RunId
+    seq: int
+    """From 1, without gaps; the only order there is."""
+    at: int
+    """Milliseconds since the epoch, by the writer's clock: for people, never compared."""
+    by: str
+    """The conductor (or submitter) that appended it."""
+    event: Event
+
+
+class Frame(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one commit adds to one run: consecutive events, encoded together."""
+
+    run_id: RunId
+    org_id: OrgId
+    first_seq: int
+    at: int
+    by: str
+    events: tuple[Event, ...]
+
+    @property
+    def last_seq(self) -> int:
+        return self.first_seq + len(self.events) - 1
+
+    def recorded(self) -> list[Recorded]:
+        """The events in their envelopes."""
+        return [
+            Recorded(self.run_id, self.first_seq + offset, self.at, self.by, event)
+            for offset, event in enumerate(self.events)
+        ]
+
+
+_events_encoder = msgspec.msgpack.Encoder()
+_events_decoder = msgspec.msgpack.Decoder(tuple[Event, ...])
+_KINDS = frozenset(cls.__struct_config__.tag for cls in Event.__args__)  # type: ignore[attr-defined]
+
+
+def kind(event: Event) -> str:
+    """The dotted name of an event."""
+    return event.name if isinstance(event, Foreign) else str(type(event).__struct_config__.tag)
+
+
+def encode_events(events: tuple[Event, ...]) -> bytes:
+    """Events as they are stored in a frame (msgpack)."""
+    return _events_encoder.encode(events)
+
+
+def decode_events(data: bytes) -> tuple[Event, ...]:
+    """What `encode_events` wrote; kinds unknown here come back as `Foreign`."""
+    try:
+        return _events_decoder.decode(data)
+    except msgspec.ValidationError:
+        return tuple(_lenient(item) for item in msgspec.msgpack.decode(data))
+
+
+def _lenient(item: dict[str, Any]) -> Event:
+    if item.get("kind") not in _KINDS:
+        return Foreign(name=str(item.get("kind")), data={k: v for k, v in item.items() if k != "kind"})
+    return msgspec.convert(item, Event)  # type: ignore[arg-type]

@@ -1,0 +1,212 @@
+"""The Journal port: the one truth about runs. Adapters: `journal_memory`, `journal_sql`.
+
+Safety rests on one rule alone: an append succeeds only if the run's row still has the writer's epoch
+and the expected seq. Everyone but the owning conductor writes *commands*; the owner appends the
+resulting events and takes the command in one transaction.
+
+Liveness: a conductor holds a row with a beat counter and raises it; an observer that has seen no beat
+for 10 s on its *own* monotonic clock (or knows the pid dead, on the same host) may declare it dead
+with `bury`, which makes its runs claimable. No clocks of two machines are ever compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from flowmason.event import Event, Frame, Recorded
+from flowmason.ids import ConductorId, OrgId, PlanId, RunId
+from flowmason.report import Delta, LogLine
+
+TERMINAL = frozenset({"completed", "failed", "cancelled"})
+STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
+
+
+class Command(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What somebody asks of a run's owner."""
+
+    id: str
+    run_id: RunId
+    name: str
+    """cancel, pause, resume, edit, …"""
+    arguments: dict[str, Any] = {}
+    by: str = ""
+    at: int = 0
+
+
+class RunRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The row of a run: its lock, and a cache of what the journal says."""
+
+    run_id: RunId
+    org_id: OrgId
+    plan_id: PlanId
+    pipeline: str
+    version: str
+    status: str
+    epoch: int
+    seq: int
+    """The last seq that is committed; 0 before the first frame."""
+    owner: ConductorId | None = None
+    wake_at: int | None = None
+    """Milliseconds since the epoch at which an ownerless run wants to be claimed again."""
+    priority: int = 0
+    parent: RunId | None = None
+    created_at: int = 0
+    updated_at: int = 0
+    summary: dict[str, Any] = {}
+    """For lists: stage counts, usage, failure message; rebuilt from the journal at any time."""
+
+
+class NewRun(msgspec.Struct, frozen=True):
+    """What `submit` writes: the row, the Plan (if new) and the first frame, in one transaction."""
+
+    run_id: RunId
+    org_id: OrgId
+    plan_id: PlanId
+    plan: bytes
+    """`Plan.encoded`."""
+    pipeline: str
+    version: str
+    events: tuple[Event, ...]
+    at: int
+    by: str
+    priority: int = 0
+    parent: RunId | None = None
+    status: str = "queued"
+    idempotency_key: str | None = None
+
+
+class Append(msgspec.Struct, frozen=True):
+    """One fenced addition to one run."""
+
+    run_id: RunId
+    org_id: OrgId
+    epoch: int
+    seq: int
+    """The seq the writer believes is the last one."""
+    events: tuple[Event, ...]
+    at: int
+    by: str
+    status: str | None = None
+    """New status of the row; None: unchanged."""
+    taken: tuple[str, ...] = ()
+    """Ids of commands that these events answer."""
+    release: bool = False
+    """Give up ownership in the same transaction (terminal, paused, or asleep until `wake_at`)."""
+    wake_at: int | None = None
+    summary: dict[str, Any] | None = None
+    durable: bool = False
+    """Whether the commit must survive a power cut (it starts or finishes an effect)."""
+    children: tuple[NewRun, ...] = ()
+    """Runs to submit in the same transaction (asynchronous sub-pipelines)."""
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A run that is now ours, under a fresh epoch."""
+
+    row: RunRow
+
+
+class Journal(Protocol):
+    """The store of runs. Every method is one transaction; all may raise `JournalError`."""
+
+    async def submit(self, run: NewRun) -> RunRow:
+        """Record a new run. A known idempotency key (per org) returns the earlier run's row."""
+        ...
+
+    async def append(self, append: Append) -> int:
+        """Add events; returns the new last seq. Raises `FencedError` if the epoch or seq is stale.
+
+        Many appends may share one commit; one that is refused never aborts the others.
+        """
+        ...
+
+    async def row(self, run_id: RunId) -> RunRow | None:
+        """The run's row, or None."""
+        ...
+
+    async def rows(
+        self,
+        org_id: OrgId,
+        *,
+        status: Sequence[str] = (),
+        pipeline: str | None = None,
+        limit: int = 50,
+        before: RunId | None = None,
+    ) -> list[RunRow]:
+        """Runs of an org, newest first; `before` pages."""
+        ...
+
+    async def read(self, run_id: RunId, after: int = 0, limit: int | None = None) -> list[Recorded]:
+        """Committed events with seq > `after`, in order; `limit` counts events (whole frames are read)."""
+        ...
+
+    async def frames(self, run_id: RunId, after: int = 0) -> list[Frame]:
+        """The same as frames, for folding."""
+        ...
+
+    async def plan(self, plan_id: PlanId) -> bytes | None:
+        """The bytes of a Plan."""
+        ...
+
+    async def put_plan(self, plan_id: PlanId, data: bytes) -> None:
+        """Store a Plan that a running pipeline resolved. Storing it twice is fine."""
+        ...
+
+    async def post(self, command: Command) -> bool:
+        """Put a command into a run's inbox. False where the run does not exist."""
+        ...
+
+    async def commands(self, run_ids: Sequence[RunId]) -> list[Command]:
+        """Commands not yet taken, oldest first."""
+        ...
+
+    async def enlist(self, conductor: ConductorId, host: str, pid: int) -> None:
+        """Make a conductor known."""
+        ...
+
+    async def beat(self, conductor: ConductorId) -> bool:
+        """Raise the beat counter. False: the conductor was buried and must stop at once."""
+        ...
+
+    async def beats(self) -> dict[ConductorId, tuple[int, str, int]]:
+        """Every living conductor: (beat, host, pid)."""
+        ...
+
+    async def bury(self, conductor: ConductorId, beat: int) -> bool:
+        """Declare a conductor dead if its counter still is `beat`; its runs become ownerless."""
+        ...
+
+    async def retire(self, conductor: ConductorId) -> None:
+        """A conductor says goodbye: its runs become ownerless."""
+        ...
+
+    async def claim(self, conductor: ConductorId, now: int, limit: int, run_id: RunId | None = None) -> list[Claimed]:
+        """Take ownerless runs that are queued or running, have a command waiting or a due `wake_at`.
+
+        Raises the epoch of each. `run_id` claims that run alone, whatever its state, unless a living
+        conductor holds it (then the list is empty).
+        """
+        ...
+
+    async def add_side(self, org_id: OrgId, run_id: RunId, lines: Sequence[LogLine], deltas: Sequence[Delta]) -> None:
+        """Store log lines and token deltas; numbers already stored are ignored."""
+        ...
+
+    async def logs(self, run_id: RunId, after: int = 0, limit: int = 1000) -> list[tuple[int, LogLine]]:
+        """Stored log lines with their row numbers."""
+        ...
+
+    async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:
+        """Delete ended runs last touched before `before` (ms) with all their rows; returns their ids."""
+        ...
+
+    async def references(self, digests: Sequence[str]) -> set[str]:
+        """Which of these value digests any run still refers to."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is being written and let go of the store."""
+        ...

@@ -1,0 +1,142 @@
+"""What travels between a conductor and the workers: a `Region` out, `Report`s back.
+
+A region is a piece of the Plan whose stages are all pure, or one stage with an effect. A worker runs
+it with the same pure `control` and `state` as the conductor and streams back *proposed* events; the
+conductor admits each through `state.admits` and drops the rest.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from flowmason.errors import Failure
+from flowmason.event import StageEvent
+from flowmason.ids import OrgId, PlanId, RunId, StageId, StagePath
+from flowmason.policy import Placement, Resources
+from flowmason.value import Value
+
+
+class Ended(StrEnum):
+    """How a region ended. What it had not reported by then has not run (`NotRun`)."""
+
+    DONE = "done"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """Its worker died: whatever it was running has an unknown outcome."""
+    REFUSED = "refused"
+    """The worker turned it away untouched (a retired host, a lower epoch): nothing has run."""
+
+
+class Piece(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Stages of one scope, with what they need to know of the world outside the piece."""
+
+    scope: StagePath
+    """Prefix of the paths of `stages`."""
+    plan: PlanId
+    """The Plan (or sub-Plan) whose stages these are."""
+    stages: tuple[StageId, ...]
+    """What may run here, in topological order; bodies included where they are pure."""
+    items: tuple[tuple[int, int], ...] = ()
+    """For one foreach that is already expanded: half-open ranges of items to run."""
+    expanded: dict[str, Any] = {}
+    """That foreach's settings."""
+    item_values: Value | None = None
+    """That foreach's whole list of items."""
+    input: Value | None = None
+    """`input` of the pipeline the scope belongs to."""
+    pipeline: tuple[str, str] = ("", "")
+    """Name and version, for `context`."""
+    seeds: dict[StageId, Value | None] = {}
+    """Outputs of stages outside the piece that it reads; None: skipped or not run."""
+    choices: dict[StageId, tuple[str, ...] | None] = {}
+    """What guards outside the piece chose; None: the guard itself was skipped."""
+    locals: dict[str, tuple[Value, int]] = {}
+    """Loop variables: name → (the foreach's list, position), or a plain value with position -1."""
+    attempts: dict[StageId, tuple[int, int]] = {}
+    """(attempt, round) of stages that are not at their first of both."""
+
+
+class Region(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One call to a worker."""
+
+    id: str
+    run_id: RunId
+    org_id: OrgId
+    epoch: int
+    plan: PlanId
+    """The run's own Plan: the worker fetches and caches it by this digest."""
+    pieces: tuple[Piece, ...]
+    name: str
+    """`pipeline/stage` or `pipeline/first…last (n)`: what the Ray dashboard shows."""
+    placement: Placement = Placement.TASK
+    effect: bool = False
+    """Whether it is one stage with an effect, whose start is committed."""
+    resources: Resources = Resources()
+    slots: int = 16
+    """How many of its stages may overlap while they wait."""
+    budget_ms: float = 20.0
+    """After this long nothing new is started; the rest goes back."""
+    options: dict[str, Any] = {}
+    """The run's options (`RunSubmitted.options`)."""
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """A line that a component wrote through `context.logger`."""
+
+    path: StagePath
+    attempt: int
+    n: int
+    """Rises by one per (path, attempt)."""
+    at: int
+    level: str
+    message: str
+    fields: dict[str, Any] = {}
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """Text that a model streamed."""
+
+    path: StagePath
+    attempt: int
+    n: int
+    text: str
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a stage says it is."""
+
+    path: StagePath
+    attempt: int
+    done: float
+    total: float | None = None
+    message: str = ""
+
+
+Side = LogLine | Delta | Progress
+"""What is shown beside the journal and is no part of it."""
+
+
+class Report(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a region streams back: every 20 ms while something is finished, and at its end."""
+
+    region: str
+    events: tuple[StageEvent, ...] = ()
+    logs: tuple[LogLine, ...] = ()
+    deltas: tuple[Delta, ...] = ()
+    progress: tuple[Progress, ...] = ()
+    running: tuple[StagePath, ...] = ()
+    """What was under way when the report was made."""
+    ended: Ended | None = None
+    """Set in the last report."""
+    failure: Failure | None = None
+    """Why the region was lost or refused."""
+    worker: str = ""
+    """`pid@host` of the worker, for people."""
+
+
+region_encoder = msgspec.msgpack.Encoder()
+region_decoder = msgspec.msgpack.Decoder(Region)
+report_decoder = msgspec.msgpack.Decoder(Report)

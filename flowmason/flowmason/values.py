@@ -1,0 +1,39 @@
+"""The ValueStore port: content-addressed bytes, kept per org under `org/digest`. Adapter: `values_fs`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from flowmason.ids import Digest, OrgId
+
+
+class ValueStore(Protocol):
+    """Where values above `policy.INLINE_LIMIT` lie.
+
+    The calls are synchronous and may block on I/O: workers call them from a thread, or directly where
+    nothing else waits. An object of this port can be pickled and sent to a worker.
+    """
+
+    def put(self, org_id: OrgId, digest: Digest, data: bytes) -> None:
+        """Store bytes under their digest (temporary file, fsync, rename). Storing twice only touches.
+
+        Raises `FlowMasonError` with code `STORAGE` where there is no room.
+        """
+        ...
+
+    def get(self, org_id: OrgId, digest: Digest) -> bytes:
+        """The bytes. Raises `FlowMasonError` with code `VALUE_MISSING`."""
+        ...
+
+    def has(self, org_id: OrgId, digest: Digest) -> bool:
+        """Whether the value is there."""
+        ...
+
+    def delete(self, org_id: OrgId, digest: Digest) -> None:
+        """Remove a value; one that is not there is fine."""
+        ...
+
+    def untouched(self, org_id: OrgId, seconds: float) -> AsyncIterator[tuple[Digest, int]]:
+        """Values (with their sizes in bytes) that nobody has put for that long: what a sweep may look at."""
+        ...
