@@ -136,6 +136,13 @@ class StageFailed(_Event, tag="stage.failed"):
     usage: Usage | None = None
 
 
+class StageFailing(_Event, tag="stage.failing"):
+    """The body of a stage ran out of its time; what is under way in it is being ended."""
+
+    path: StagePath
+    failure: Failure
+
+
 class StageRetried(_Event, tag="stage.retried"):
     """An attempt failed and another follows at `at`; of a trycatch: another round of its body."""
 
@@ -260,6 +267,7 @@ Event = (
     | StageStarted
     | StageFinished
     | StageFailed
+    | StageFailing
     | StageRetried
     | StageLost
     | StageSkipped
@@ -277,6 +285,7 @@ StageEvent = (
     StageStarted
     | StageFinished
     | StageFailed
+    | StageFailing
     | StageRetried
     | StageLost
     | StageSkipped

@@ -215,6 +215,30 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
         ends = [s for s in self.scope.stages if not self._needed(s.id) and s.kind is not Kind.OUTPUT]
         return tuple(stage.id for stage in sorted(ends, key=lambda stage: stage.index))
 
+    @cached_property
+    def ancestors(self) -> dict[StageId, tuple[StageId, ...]]:
+        """For each stage, the owners of the bodies it stands in, outermost first."""
+        table: dict[StageId, tuple[StageId, ...]] = {}
+        pending: list[tuple[Scope, tuple[StageId, ...]]] = [(self.scope, ())]
+        while pending:
+            scope, chain = pending.pop()
+            for stage in scope.stages:
+                table[stage.id] = chain
+                pending.extend((inner, (*chain, stage.id)) for inner in stage.scopes)
+        return table
+
+    @cached_property
+    def exports(self) -> dict[StageId, frozenset[StageId]]:
+        """For each owner of a body, the stages in it (however deep) that something outside reads."""
+        found: dict[StageId, set[StageId]] = {}
+        for reader in self.stages.values():
+            around = {*self.ancestors[reader.id], reader.id}
+            for name in reader.reads:
+                for owner in self.ancestors.get(name, ()):
+                    if owner not in around:
+                        found.setdefault(owner, set()).add(name)
+        return {owner: frozenset(names) for owner, names in found.items()}
+
     def _needed(self, stage_id: StageId) -> bool:
         return any(self.stages[other].kind is not Kind.OUTPUT for other in self.scope.dependents[stage_id])
 

@@ -51,8 +51,12 @@ class Piece(msgspec.Struct, frozen=True, omit_defaults=True):
     """Name and version, for `context`."""
     seeds: dict[StageId, Value | None] = {}
     """Outputs of stages outside the piece that it reads; None: skipped or not run."""
-    choices: dict[StageId, tuple[str, ...] | None] = {}
-    """What guards outside the piece chose; None: the guard itself was skipped."""
+    choices: dict[StageId, tuple[str, ...]] = {}
+    """What guards outside the piece chose."""
+    skipped: tuple[StageId, ...] = ()
+    """Stages outside the piece that `stages` depend on and that were skipped."""
+    error: Failure | None = None
+    """In a rescue or cleanup: what went wrong."""
     locals: dict[str, tuple[Value, int]] = {}
     """Loop variables: name → (the foreach's list, position), or a plain value with position -1."""
     attempts: dict[StageId, tuple[int, int]] = {}
@@ -74,6 +78,8 @@ class Region(msgspec.Struct, frozen=True, omit_defaults=True):
     placement: Placement = Placement.TASK
     effect: bool = False
     """Whether it is one stage with an effect, whose start is committed."""
+    attach: bool = False
+    """Do not start the call, only find one that an earlier conductor started; else `refused`."""
     resources: Resources = Resources()
     slots: int = 16
     """How many of its stages may overlap while they wait."""
@@ -127,8 +133,11 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     logs: tuple[LogLine, ...] = ()
     deltas: tuple[Delta, ...] = ()
     progress: tuple[Progress, ...] = ()
+    released: bool = False
+    """The region's time is over: it starts nothing more. What it neither reported nor lists in
+    `running` may be dispatched elsewhere at once."""
     running: tuple[StagePath, ...] = ()
-    """What was under way when the report was made."""
+    """With `released`: the stages (or items) under way."""
     ended: Ended | None = None
     """Set in the last report."""
     failure: Failure | None = None

@@ -1,0 +1,63 @@
+"""What follows a failed or lost attempt: another one, or the end of the stage."""
+
+from __future__ import annotations
+
+from flowmason import event as ev
+from flowmason.errors import Code, Failure, Retry
+from flowmason.ids import format_path
+from flowmason.policy import LOST_BUDGET, OnLost
+from flowmason.state.tree import StageState
+from flowmason.usage import Usage
+
+
+def after_failure(
+    stage: StageState,
+    failure: Failure,
+    *,
+    now: int,
+    jitter: float,
+    started_at: int = 0,
+    duration_ms: float = 0.0,
+    usage: Usage | None = None,
+) -> ev.StageRetried | ev.StageFailed:
+    """`stage.retried` where the policy allows another attempt, else `stage.failed`.
+
+    `now` in ms; `jitter` uniform in 0..1.
+    """
+    failure = failure.at(format_path(stage.path))
+    policy = stage.stage.retry
+    made = stage.attempt - stage.base - stage.lost
+    if failure.retry != Retry.NEVER and made <= policy.max_retries:
+        delay = policy.delay_ms(made, jitter)
+        if failure.retry == Retry.AFTER and failure.retry_after_ms is not None:
+            delay = max(delay, failure.retry_after_ms)
+        return ev.StageRetried(path=stage.path, attempt=stage.attempt, failure=failure, at=now + delay, usage=usage)
+    return ev.StageFailed(
+        path=stage.path,
+        attempt=stage.attempt,
+        failure=failure,
+        started_at=started_at,
+        duration_ms=duration_ms,
+        usage=usage,
+    )
+
+
+def after_loss(stage: StageState, failure: Failure) -> ev.StageLost | ev.StageFailed:
+    """`stage.lost` where the attempt may be repeated, else `stage.failed`.
+
+    A lost unsafe call ends as `OUTCOME_UNKNOWN`; any other is repeated at most `LOST_BUDGET` times.
+    """
+    failure = failure.at(format_path(stage.path))
+    if stage.stage.on_lost is OnLost.UNKNOWN:
+        unknown = Failure(
+            code=Code.OUTCOME_UNKNOWN,
+            message="the worker died while the stage's effect was under way; it may or may not have happened",
+            stage=format_path(stage.path),
+            cause=failure,
+            help="Look whether the effect happened. To run it again: fm resume RUN --rerun-unknown "
+            + format_path(stage.path),
+        )
+        return ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=unknown)
+    if stage.lost < LOST_BUDGET:
+        return ev.StageLost(path=stage.path, attempt=stage.attempt, failure=failure)
+    return ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=failure)
