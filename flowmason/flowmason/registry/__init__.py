@@ -5,7 +5,7 @@ import user code; nothing else here does, and pydantic is imported by those two 
 """
 
 from flowmason.component import ComponentSpec
-from flowmason.registry.finding import component_files, find_components
+from flowmason.registry.finding import component_files, find_components, project_components
 from flowmason.registry.index import Registry
 from flowmason.registry.loading import Loaded, load_component
 from flowmason.registry.packages import PackageManifest, packed_specs, read_manifest
@@ -22,5 +22,6 @@ __all__ = [
     "load_component",
     "packages_dir",
     "packed_specs",
+    "project_components",
     "read_manifest",
 ]

@@ -54,6 +54,21 @@ def find_components(
     return Registry([*built_in, *(spec for layer in layers for spec in layer)], faults)
 
 
+def project_components(
+    root: Path,
+    *,
+    include: Sequence[str] = INCLUDE,
+    exclude: Sequence[str] = (),
+    timeout_s: float = SECONDS,
+    use_cache: bool = True,
+) -> Registry:
+    """A project's own components alone."""
+    faults: list[Fault] = []
+    taken = {spec.name for spec in module_manifest(BUILT_IN.partition(":")[0]) or ()}
+    own = _project_components(root.resolve(), include, exclude, use_cache, timeout_s, faults)
+    return Registry(_unique(own, taken, faults), faults)
+
+
 def _unique(specs: Iterable[ComponentSpec], taken: set[str], faults: list[Fault]) -> list[ComponentSpec]:
     """Refuse built-in names, and one id declared twice in the same layer."""
     kept: dict[str, ComponentSpec] = {}
