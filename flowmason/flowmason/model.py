@@ -1,0 +1,97 @@
+"""The port for language models: one request, one answer, its text in pieces on the way. Adapters: `providers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from flowmason.usage import Usage
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation."""
+
+    role: str
+    """`user` or `assistant`; what the system says goes into `ModelRequest.system_prompt`."""
+    content: str
+
+
+class ModelRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a model is asked. None leaves a setting to the project's provider settings, then to the provider."""
+
+    prompt: str = ""
+    """The last user turn. Empty: `messages` says everything."""
+    messages: tuple[Message, ...] = ()
+    """Earlier turns, before `prompt`."""
+    system_prompt: str | None = None
+    model: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    """The most output tokens."""
+    top_p: float | None = None
+    stop_sequences: tuple[str, ...] = ()
+    json_schema: dict[str, Any] | None = None
+    """JSON Schema that the answer is asked to fit. The answer is still text, and the caller checks it."""
+    idempotency_key: str | None = None
+    """Sent along where the provider knows such keys."""
+    timeout_s: float | None = None
+    """The whole call, in seconds."""
+
+    def conversation(self) -> tuple[Message, ...]:
+        """`messages` and the prompt as one list."""
+        return (*self.messages, Message("user", self.prompt)) if self.prompt else self.messages
+
+
+class ModelResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A whole answer."""
+
+    content: str
+    model: str
+    """As the provider names it."""
+    finish_reason: str = "stop"
+    """`stop`, `length`, `refusal`, or the provider's own word."""
+    usage: Usage = Usage()
+
+    @property
+    def text(self) -> str:
+        """The same as `content`."""
+        return self.content
+
+    @property
+    def input_tokens(self) -> int:
+        return self.usage.input_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        return self.usage.output_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        return self.usage.total_tokens
+
+
+OnDelta = Callable[[str], None]
+"""Takes the next piece of the answer. Called on the caller's event loop; must not block."""
+
+
+class ModelProvider(Protocol):
+    """Somebody who runs language models. Belongs to the event loop that first calls it."""
+
+    name: str
+    """As `flowmason.json` and `llm_settings.provider` name it."""
+    default_model: str
+
+    async def generate(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelResponse:
+        """Ask once; nothing is retried here.
+
+        The pieces given to `on_delta` add up to the content. Cancelling the awaiting task ends the generation.
+        Raises `ProviderError`: `retry` says whether the same call may succeed later. Raises `EgressError` where the
+        guard refuses the provider's address, `EngineUnavailableError` where a needed package is missing.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give connections and memory back. The provider may be used again; it then starts afresh."""
+        ...

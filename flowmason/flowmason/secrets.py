@@ -1,0 +1,81 @@
+"""The port for secrets, the environment as their source, and the masking of those that were handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+PREFIX = "FLOWMASON_SECRET_"
+MASK = "***"
+_SHORTEST_MASKED = 4
+
+
+class Secrets(Protocol):
+    """Where secrets come from."""
+
+    def get(self, name: str) -> str | None:
+        """The secret's value, or None where it is not set."""
+        ...
+
+
+def variable(name: str) -> str:
+    """The environment variable that holds a secret: `api-key` → `FLOWMASON_SECRET_API_KEY`."""
+    return PREFIX + name.upper().replace("-", "_").replace(".", "_")
+
+
+class EnvironmentSecrets:
+    """Reads `FLOWMASON_SECRET_<NAME>`; an empty variable counts as not set."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def get(self, name: str) -> str | None:
+        return self._environ.get(variable(name)) or None
+
+
+class Masker:
+    """Replaces known secrets by `***` in text and structures.
+
+    Values shorter than 4 characters are not masked: they would blot out innocent text and so give themselves away.
+    """
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self._values: list[str] = []
+        for value in values:
+            self.add(value)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to mask."""
+        return not self._values
+
+    def add(self, value: str) -> None:
+        """From now on mask `value`, and each of its lines where it has several (a private key)."""
+        for part in {value, value.strip(), *value.splitlines()}:
+            if len(part) >= _SHORTEST_MASKED and part not in self._values:
+                self._values.append(part)
+        self._values.sort(key=len, reverse=True)  # a secret that contains another is replaced whole
+
+    def text(self, text: str) -> str:
+        """`text` without secrets."""
+        for value in self._values:
+            text = text.replace(value, MASK)
+        return text
+
+    def mask(self, value: Any) -> Any:
+        """A copy of plain data (str, bytes, list, tuple, dict) without secrets, keys of objects included."""
+        if not self._values:
+            return value
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, bytes):
+            for secret in self._values:
+                value = value.replace(secret.encode(), MASK.encode())
+            return value
+        if isinstance(value, Mapping):
+            return {self.mask(key): self.mask(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.mask(item) for item in value]
+        if isinstance(value, tuple):
+            return tuple(self.mask(item) for item in value)
+        return value
