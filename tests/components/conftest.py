@@ -7,6 +7,35 @@ from pathlib import Path
 
 import pytest
 
+COMPONENT = """
+from flowmason import OperatorInput, OperatorOutput, operator
+{imports}
+
+@operator(name="{name}", description="Says it louder.", category="text", version="{version}")
+class {cls}:
+    class Input(OperatorInput):
+        text: str
+        times: int = 1
+
+    class Output(OperatorOutput):
+        text: str
+
+    async def execute(self, input, context):
+        return self.Output(text={body})
+"""
+
+
+@pytest.fixture
+def component() -> Callable[..., str]:
+    """Source of a small operator."""
+
+    def make(
+        name: str, *, cls: str = "Shout", version: str = "1.0.0", imports: str = "", body: str = "input.text.upper()"
+    ) -> str:
+        return COMPONENT.format(name=name, cls=cls, version=version, imports=imports, body=body)
+
+    return make
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

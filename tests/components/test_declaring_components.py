@@ -200,13 +200,14 @@ def test_components_are_made_without_arguments() -> None:
 def test_the_effect_may_depend_on_a_literal_field() -> None:
     spec = make_operator(effect_by={"field": "method", "map": {"GET": "idempotent"}, "default": "unsafe"})
     assert spec.effect is Effect.UNSAFE
-    for inputs, effect in [
+    cases: list[tuple[dict[str, Any], Effect]] = [
         ({}, Effect.IDEMPOTENT),  # the field's default is GET
         ({"method": "get"}, Effect.IDEMPOTENT),
         ({"method": "POST"}, Effect.UNSAFE),
         ({"method": "{{input.method}}"}, Effect.UNSAFE),
         ({"method": 3}, Effect.UNSAFE),
-    ]:
+    ]
+    for inputs, effect in cases:
         assert spec.settle(inputs).effect is effect
     assert spec.settle({}).on_lost is OnLost.RERUN
     assert spec.on_lost is OnLost.UNKNOWN

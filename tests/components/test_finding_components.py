@@ -10,18 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from component_samples import component, own_faults
-from flowmason.errors import Code, UsageError
+from flowmason.errors import Code, Fault, UsageError
 from flowmason.registry import ComponentSpec, Registry, find_components
 
 Make = Callable[..., Path]
+Component = Callable[..., str]
+
+
+def own_faults(registry: Registry) -> list[Fault]:
+    return [fault for fault in registry.faults if (fault.file or "").startswith("components/")]
 
 
 def own(registry: Registry) -> list[str]:
     return [spec.id for spec in registry.specs() if spec.target.startswith("components/")]
 
 
-def test_a_projects_components_are_found_with_their_schemas(project: Make) -> None:
+def test_a_projects_components_are_found_with_their_schemas(project: Make, component: Component) -> None:
     root = project(components__shout=component("shout"), components__deep__er__whisper=component("whisper"))
     registry = find_components(root)
     assert own_faults(registry) == []
@@ -33,7 +37,7 @@ def test_a_projects_components_are_found_with_their_schemas(project: Make) -> No
     assert not any(name.startswith("_fm_") for name in sys.modules)
 
 
-def test_a_file_may_declare_several_components_and_share_helpers(project: Make) -> None:
+def test_a_file_may_declare_several_components_and_share_helpers(project: Make, component: Component) -> None:
     two = component("one", cls="One") + component("two", cls="Two")
     user = component("user", imports="from components.pair import One, helper", body="helper(input.text)")
     root = project(components__pair=two + "\ndef helper(text): return text * 2\n", components__user=user)
@@ -42,7 +46,7 @@ def test_a_file_may_declare_several_components_and_share_helpers(project: Make) 
     assert own(registry) == ["one@1.0.0", "two@1.0.0", "user@1.0.0"]
 
 
-def test_one_broken_file_costs_only_itself(project: Make) -> None:
+def test_one_broken_file_costs_only_itself(project: Make, component: Component) -> None:
     root = project(
         components__good=component("good"),
         components__syntax="def broken(:\n",
@@ -63,26 +67,30 @@ def test_one_broken_file_costs_only_itself(project: Make) -> None:
     assert "exit code 7" in faults["components/crash.py"].reason
 
 
-def test_a_file_that_hangs_is_given_up(project: Make) -> None:
+def test_a_file_that_hangs_is_given_up(project: Make, component: Component) -> None:
     root = project(components__a="while True: pass\n", components__b=component("after"))
     registry = find_components(root, timeout_s=2)
     assert own(registry) == ["after@1.0.0"]
     assert "took longer than 2 seconds" in registry.faults[-1].reason
 
 
-def test_what_user_code_prints_does_no_harm(project: Make) -> None:
+def test_what_user_code_prints_does_no_harm(project: Make, component: Component) -> None:
     noisy = "import os, sys\nprint('hello')\nos.write(1, b'{\"end\": 1}\\n')\n" + component("noisy")
     registry = find_components(project(components__noisy=noisy))
     assert own(registry) == ["noisy@1.0.0"]
 
 
-def test_secrets_are_not_in_the_importing_process(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_not_in_the_importing_process(
+    project: Make, monkeypatch: pytest.MonkeyPatch, component: Component
+) -> None:
     monkeypatch.setenv("FLOWMASON_SECRET_KEY", "hush")
     peek = "import os\nassert 'FLOWMASON_SECRET_KEY' not in os.environ\n" + component("peek")
     assert own_faults(find_components(project(components__peek=peek))) == []
 
 
-def test_specs_are_remembered_until_a_source_changes(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_specs_are_remembered_until_a_source_changes(
+    project: Make, monkeypatch: pytest.MonkeyPatch, component: Component
+) -> None:
     root = project(
         components__shout=component("shout", imports="from lib.helper import loud", body="loud(input.text)"),
         lib__helper="def loud(text): return text.upper()\n",
@@ -105,7 +113,7 @@ def test_specs_are_remembered_until_a_source_changes(project: Make, monkeypatch:
     assert changed.digest != first.digest
 
 
-def test_a_mended_file_is_read_again(project: Make) -> None:
+def test_a_mended_file_is_read_again(project: Make, component: Component) -> None:
     root = project(components__shout="import no_such_module_here\n")
     assert own_faults(find_components(root))
     project(components__shout=component("shout"))
@@ -114,7 +122,7 @@ def test_a_mended_file_is_read_again(project: Make) -> None:
     assert own(registry) == ["shout@1.0.0"]
 
 
-def test_a_built_in_name_and_a_name_declared_twice_are_refused(project: Make) -> None:
+def test_a_built_in_name_and_a_name_declared_twice_are_refused(project: Make, component: Component) -> None:
     root = project(
         components__a=component("same"), components__b=component("same"), components__c=component("http_request")
     )
@@ -125,7 +133,7 @@ def test_a_built_in_name_and_a_name_declared_twice_are_refused(project: Make) ->
     assert "belongs to a built-in" in reasons["components/c.py"]
 
 
-def test_include_and_exclude_choose_the_files(project: Make) -> None:
+def test_include_and_exclude_choose_the_files(project: Make, component: Component) -> None:
     root = project(components__a=component("a"), components__b=component("b"), other__c=component("c"))
     registry = find_components(root, include=["components/**/*.py", "other/*.py"], exclude=["components/b.py"])
     assert {spec.name for spec in registry.specs() if spec.target.split("/")[0] in ("components", "other")} == {
@@ -134,7 +142,7 @@ def test_include_and_exclude_choose_the_files(project: Make) -> None:
     }
 
 
-def test_the_newest_version_answers_to_the_name_alone(project: Make) -> None:
+def test_the_newest_version_answers_to_the_name_alone(project: Make, component: Component) -> None:
     root = project(
         components__old=component("shout", version="1.9.0"), components__new=component("shout", version="1.10.0")
     )
@@ -157,21 +165,21 @@ def test_kebab_names_are_snake_names_and_unknown_ones_get_the_nearest() -> None:
         registry.require("http_request@2.0.0")
 
 
-def distribution(site: Path, *, value: str) -> None:
+def distribution(site: Path, component: Component) -> None:
     info = site / "loudness-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: loudness\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[flowmason.components]\nloudness = {value}\n")
+    (info / "entry_points.txt").write_text("[flowmason.components]\nloudness = loudness:COMPONENTS\n")
     (site / "loudness").mkdir()
     (site / "loudness/__init__.py").write_text("from loudness.parts import Shout\nCOMPONENTS = [Shout]\n")
     (site / "loudness/parts.py").write_text(component("boom"))
 
 
 def test_other_distributions_are_found_by_their_entry_points(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, component: Component
 ) -> None:
     site = tmp_path / "site"
-    distribution(site, value="loudness:COMPONENTS")
+    distribution(site, component)
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("PYTHONPATH", str(site))
     first = find_components()["boom"]
@@ -182,9 +190,11 @@ def test_other_distributions_are_found_by_their_entry_points(
     assert find_components()["boom"].digest != first.digest
 
 
-def test_a_shipped_manifest_saves_the_import(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shipped_manifest_saves_the_import(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, component: Component
+) -> None:
     site = tmp_path / "site"
-    distribution(site, value="loudness:COMPONENTS")
+    distribution(site, component)
     spec = ComponentSpec(name="boom", kind="operator", target="loudness.parts:Shout", description="From the manifest.")
     (site / "loudness/manifest.json").write_text(json.dumps({"components": [spec.manifest()]}))
     (site / "loudness/__init__.py").write_text("raise SystemExit('imported')\n")
@@ -194,7 +204,7 @@ def test_a_shipped_manifest_saves_the_import(tmp_path: Path, home: Path, monkeyp
     assert found.digest
 
 
-def test_finding_imports_neither_pydantic_nor_user_code(project: Make) -> None:
+def test_finding_imports_neither_pydantic_nor_user_code(project: Make, component: Component) -> None:
     root = project(components__shout=component("shout"))
     find_components(root)
     code = (

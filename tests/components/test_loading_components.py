@@ -10,12 +10,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from component_samples import component, own_faults
 from flowmason.component import ComponentSpec
-from flowmason.errors import Code, InvalidOutputError, StageError
-from flowmason.registry import Loaded, find_components, load_component
+from flowmason.errors import Code, Fault, InvalidOutputError, StageError
+from flowmason.registry import Loaded, Registry, find_components, load_component
 
 Make = Callable[..., Path]
+Component = Callable[..., str]
+
+
+def own_faults(registry: Registry) -> list[Fault]:
+    return [fault for fault in registry.faults if (fault.file or "").startswith("components/")]
 
 
 async def run(loaded: Loaded, **inputs: Any) -> Any:
@@ -28,7 +32,7 @@ def find(root: Path, name: str = "shout") -> ComponentSpec:
     return registry[name]
 
 
-async def test_a_component_is_loaded_and_runs(project: Make) -> None:
+async def test_a_component_is_loaded_and_runs(project: Make, component: Component) -> None:
     root = project(components__shout=component("shout"))
     assert await run(load_component(find(root), project_root=root), text="hi") == {"text": "HI"}
     assert str(root) not in sys.path
@@ -36,7 +40,7 @@ async def test_a_component_is_loaded_and_runs(project: Make) -> None:
     assert not list(root.rglob("__pycache__"))
 
 
-async def test_a_plans_reference_is_enough(project: Make) -> None:
+async def test_a_plans_reference_is_enough(project: Make, component: Component) -> None:
     from flowmason.plan import ComponentRef
 
     root = project(components__shout=component("shout"))
@@ -57,7 +61,7 @@ async def test_a_plans_reference_is_enough(project: Make) -> None:
         ("from . import tools\nfrom .tools import words", "words.twice(input.text)"),
     ],
 )
-async def test_siblings_can_be_imported(project: Make, imports: str, body: str) -> None:
+async def test_siblings_can_be_imported(project: Make, imports: str, body: str, component: Component) -> None:
     root = project(
         components__shout=component("shout", imports=imports, body=body),
         components__tools__words="import json\nfrom lib import two\ndef twice(text): return text * two()\n",
@@ -66,7 +70,7 @@ async def test_siblings_can_be_imported(project: Make, imports: str, body: str) 
     assert await run(load_component(find(root), project_root=root), text="ab") == {"text": "abab"}
 
 
-async def test_edited_code_is_never_stale(project: Make) -> None:
+async def test_edited_code_is_never_stale(project: Make, component: Component) -> None:
     files = {
         "components__shout": component("shout", imports="from components.words import end", body="input.text + end"),
         "components__words": "end = '!'\n",
@@ -82,7 +86,7 @@ async def test_edited_code_is_never_stale(project: Make) -> None:
     assert await run(before, text="a") == {"text": "a!"}
 
 
-async def test_two_projects_do_not_mix(tmp_path: Path, home: Path) -> None:
+async def test_two_projects_do_not_mix(tmp_path: Path, home: Path, component: Component) -> None:
     for letter in "ab":
         folder = tmp_path / letter / "components"
         folder.mkdir(parents=True)
@@ -93,7 +97,7 @@ async def test_two_projects_do_not_mix(tmp_path: Path, home: Path) -> None:
         assert await run(load_component(find(root), project_root=root), text="x") == {"text": letter}
 
 
-def test_changed_code_is_refused_by_name(project: Make) -> None:
+def test_changed_code_is_refused_by_name(project: Make, component: Component) -> None:
     root = project(components__shout=component("shout"))
     spec = find(root)
     project(components__shout=component("shout", body="'other'"))
@@ -113,7 +117,7 @@ def test_changed_code_is_refused_by_name(project: Make) -> None:
         ({"package": "nothing@1.0.0"}, "No such file"),
     ],
 )
-def test_what_is_not_there_is_missing(project: Make, change: dict[str, Any], reason: str) -> None:
+def test_what_is_not_there_is_missing(project: Make, change: dict[str, Any], reason: str, component: Component) -> None:
     root = project(components__shout=component("shout"))
     spec = msgspec.structs.replace(find(root), **change)
     with pytest.raises(StageError) as caught:
@@ -122,7 +126,7 @@ def test_what_is_not_there_is_missing(project: Make, change: dict[str, Any], rea
     assert caught.value.failure.code == Code.COMPONENT_MISSING
 
 
-def test_an_error_while_importing_carries_the_users_traceback(project: Make) -> None:
+def test_an_error_while_importing_carries_the_users_traceback(project: Make, component: Component) -> None:
     root = project(components__shout=component("shout"))
     spec = find(root)
     project(components__shout="def inner():\n    raise KeyError('oops')\n\ninner()\n")
@@ -132,7 +136,7 @@ def test_an_error_while_importing_carries_the_users_traceback(project: Make) -> 
     assert "in inner" in (caught.value.failure.trace or "")
 
 
-def test_wrong_input_is_named_field_by_field_without_its_values(project: Make) -> None:
+def test_wrong_input_is_named_field_by_field_without_its_values(project: Make, component: Component) -> None:
     root = project(components__shout=component("shout"))
     loaded = load_component(find(root), project_root=root)
     with pytest.raises(StageError) as caught:
@@ -176,7 +180,7 @@ class Outputs:
 """
 
 
-def test_outputs_become_plain_data(project: Make) -> None:
+def test_outputs_become_plain_data(project: Make, component: Component) -> None:
     root = project(components__outputs=OUTPUTS)
     loaded = load_component(find(root, "outputs"), project_root=root)
     module = sys.modules[loaded.cls.__module__]
@@ -204,7 +208,7 @@ def test_outputs_become_plain_data(project: Make) -> None:
     assert "from" in loaded.spec.output_schema["properties"]
 
 
-def test_an_output_that_is_none_is_refused(project: Make) -> None:
+def test_an_output_that_is_none_is_refused(project: Make, component: Component) -> None:
     loaded = load_component(find(project(components__shout=component("shout"))), project_root=project())
     for result, reason in [
         (None, "returned NoneType"),
