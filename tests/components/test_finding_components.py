@@ -27,6 +27,7 @@ def own(registry: Registry) -> list[str]:
 
 def test_a_projects_components_are_found_with_their_schemas(project: Make, component: Component) -> None:
     root = project(components__shout=component("shout"), components__deep__er__whisper=component("whisper"))
+    before = {name for name in sys.modules if name.startswith("_fm_")}
     registry = find_components(root)
     assert own_faults(registry) == []
     assert own(registry) == ["shout@1.0.0", "whisper@1.0.0"]
@@ -34,7 +35,7 @@ def test_a_projects_components_are_found_with_their_schemas(project: Make, compo
     assert spec.target == "components/deep/er/whisper.py:Shout"
     assert spec.input_schema["required"] == ["text"]
     assert spec.digest.startswith("sha256:")
-    assert not any(name.startswith("_fm_") for name in sys.modules)
+    assert {name for name in sys.modules if name.startswith("_fm_")} == before
 
 
 def test_a_file_may_declare_several_components_and_share_helpers(project: Make, component: Component) -> None:

@@ -114,7 +114,9 @@ def test_changed_code_is_refused_by_name(project: Make, component: Component) ->
         ({"target": "components/shout.py:Shot"}, "did you mean 'Shout'?"),
         ({"target": "components/shout.py:OperatorInput"}, "not a component"),
         ({"target": "no_such_module_here:X"}, "No module named"),
+        ({"target": "../outside.py:X"}, "outside the project"),
         ({"package": "nothing@1.0.0"}, "No such file"),
+        ({"package": "../../etc@1.0.0"}, "not the name of a package"),
     ],
 )
 def test_what_is_not_there_is_missing(project: Make, change: dict[str, Any], reason: str, component: Component) -> None:

@@ -122,6 +122,15 @@ def test_a_file_changed_after_installing_is_noticed(project: Path, tmp_path: Pat
     assert caught.value.failure.code == Code.COMPONENT_CHANGED
 
 
+def test_a_file_added_after_installing_is_not_imported(project: Path, home: Path) -> None:
+    item = install(pack(project))
+    spec = find_components(packages_dirs=[home / "packages"])["shout"]
+    (item.folder / "shared/__init__.py").write_text("raise SystemExit('evil')\n")
+    with pytest.raises(StageError, match="was not packed into loudness") as caught:
+        load_component(spec)
+    assert caught.value.failure.code == Code.COMPONENT_CHANGED
+
+
 def test_installing_again_does_nothing_and_other_content_wants_a_word(project: Path, home: Path) -> None:
     install(pack(project))
     install(pack(project))

@@ -240,11 +240,3 @@ def with_module_digest(spec: ComponentSpec) -> ComponentSpec:
     file = module_file(spec.target)
     source = file.read_bytes() if file is not None else b""
     return msgspec.structs.replace(spec, digest=component_digest(spec, source))
-
-
-def write_module_manifest(value: str, path: Path) -> None:
-    """Import `package.module:LIST` in this process and write the specs to `path`, for `module_manifest` to read."""
-    from flowmason.registry.child import module_specs
-
-    data = {"components": [spec.manifest() for spec in module_specs(value)]}
-    path.write_text(json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

@@ -16,7 +16,14 @@ from flowmason.component import ComponentSpec, component_digest, is_component, s
 from flowmason.errors import Code, FlowMasonError, InvalidOutputError, StageError, did_you_mean
 from flowmason.registry.finding import module_manifest, with_module_digest
 from flowmason.registry.importing import import_sources
-from flowmason.registry.packages import PackageManifest, packed_specs, read_manifest, verify_files
+from flowmason.registry.packages import (
+    PackageManifest,
+    package_name_faults,
+    packed_specs,
+    read_manifest,
+    safe_path,
+    verify_files,
+)
 from flowmason.registry.places import packages_dir as default_packages_dir
 from flowmason.registry.sources import Sources
 
@@ -129,16 +136,12 @@ def _load(ref: ComponentLike, project_root: Path | None, packages_dir: Path) -> 
     place, _, attribute = ref.target.partition(":")
     try:
         if ref.package is not None:
-            name, _, version = ref.package.rpartition("@")
-            root = (packages_dir / name / version).resolve()
-            manifest = _manifest(root)
-            declared = {spec.target: spec for spec in packed_specs(manifest)}.get(ref.target)
-            if declared is None:
-                raise _missing(ref, f"{ref.package} has no {ref.target}")
-            return Loaded(declared, _class(import_sources(Sources(root, place)), attribute, ref))
+            return _from_package(ref, ref.package, packages_dir)
         if place.endswith(".py"):
             if project_root is None:
                 raise _missing(ref, "it belongs to a project, and none was given")
+            if not safe_path(place):
+                raise _missing(ref, "its file lies outside the project")
             sources = Sources(project_root.resolve(), place)
             cls = _class(import_sources(sources), attribute, ref)
             spec = msgspec.structs.replace(spec_of(cls), target=ref.target)
@@ -156,6 +159,27 @@ def _load(ref: ComponentLike, project_root: Path | None, packages_dir: Path) -> 
         missing = _missing(ref, reason)
         missing.failure = msgspec.structs.replace(missing.failure, trace=traceback.format_exc()[-4000:])
         raise missing from error
+
+
+def _from_package(ref: ComponentLike, package: str, packages_dir: Path) -> Loaded:
+    place, _, attribute = ref.target.partition(":")
+    name, _, version = package.rpartition("@")
+    if package_name_faults(name, version):
+        raise _missing(ref, f"{package!r} is not the name of a package")
+    root = (packages_dir / name / version).resolve()
+    manifest = _manifest(root)
+    declared = {spec.target: spec for spec in packed_specs(manifest)}.get(ref.target)
+    if declared is None or place not in manifest.files:
+        raise _missing(ref, f"{package} has no {ref.target}")
+    sources = Sources(root, place)
+    strange = [path for path in sources.contents if path not in manifest.files]
+    if strange:
+        raise StageError(
+            f"{root / strange[0]} was not packed into {package}",
+            code=Code.COMPONENT_CHANGED,
+            help="Install the package again.",
+        )
+    return Loaded(declared, _class(import_sources(sources), attribute, ref))
 
 
 def _manifest(root: Path) -> PackageManifest:

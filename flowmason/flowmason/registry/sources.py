@@ -10,6 +10,7 @@ import ast
 import hashlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,8 +99,10 @@ def _packages_of(file: str) -> Iterator[str]:
 def _imported(source: bytes, module: str, is_package: bool) -> Iterator[str]:
     """Absolute names of the modules that the source may import; `from a import b` may mean `a.b`."""
     try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # importing it will say so, with the place
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # importing it will give them
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # importing it will say so, with the place
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
