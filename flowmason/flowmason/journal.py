@@ -11,6 +11,7 @@ with `bury`, which makes its runs claimable. No clocks of two machines are ever 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -22,6 +23,19 @@ from flowmason.report import Delta, LogLine
 
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
+
+_DIGEST = re.compile(rb"sha256:[0-9a-f]{64}")
+
+
+def mentioned_digests(data: bytes) -> set[str]:
+    """Every digest that stands in `data`, whether as a value, a Plan or a `$blob`.
+
+    Used on encoded events and on stored values. A text that merely looks like a digest counts too: that
+    keeps a value longer than needed, never too short.
+    """
+    if b"sha256:" not in data:
+        return set()
+    return {found.decode() for found in _DIGEST.findall(data)}
 
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -113,7 +127,10 @@ class Journal(Protocol):
     """The store of runs. Every method is one transaction; all may raise `JournalError`."""
 
     async def submit(self, run: NewRun) -> RunRow:
-        """Record a new run. A known idempotency key (per org) returns the earlier run's row."""
+        """Record a new run. A known idempotency key (per org) returns the earlier run's row.
+
+        So does a known run id, if org and Plan are the same; else it is refused.
+        """
         ...
 
     async def append(self, append: Append) -> int:
@@ -186,8 +203,10 @@ class Journal(Protocol):
     async def claim(self, conductor: ConductorId, now: int, limit: int, run_id: RunId | None = None) -> list[Claimed]:
         """Take ownerless runs that are queued or running, have a command waiting or a due `wake_at`.
 
-        Raises the epoch of each. `run_id` claims that run alone, whatever its state, unless a living
-        conductor holds it (then the list is empty).
+        A run that sleeps until a later `wake_at` is left alone unless a command waits. Higher priority
+        first, then the oldest. Raises the epoch of each. `run_id` claims that run alone, whatever its
+        state, unless a living conductor holds it (then the list is empty). Raises `FencedError` where
+        the conductor itself was never enlisted or was buried.
         """
         ...
 
@@ -197,6 +216,10 @@ class Journal(Protocol):
 
     async def logs(self, run_id: RunId, after: int = 0, limit: int = 1000) -> list[tuple[int, LogLine]]:
         """Stored log lines with their row numbers."""
+        ...
+
+    async def deltas(self, run_id: RunId, after: int = 0, limit: int = 1000) -> list[tuple[int, Delta]]:
+        """Stored token deltas with their row numbers. They go when the run completes: its output holds the text."""
         ...
 
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:

@@ -30,8 +30,11 @@ class ValueStore(Protocol):
         """Whether the value is there."""
         ...
 
-    def delete(self, org_id: OrgId, digest: Digest) -> None:
-        """Remove a value; one that is not there is fine."""
+    def delete(self, org_id: OrgId, digest: Digest, untouched_s: float = 0.0) -> bool:
+        """Remove a value, unless somebody has put it within the last `untouched_s` seconds.
+
+        Returns whether it was removed; one that is not there is fine (False).
+        """
         ...
 
     def untouched(self, org_id: OrgId, seconds: float) -> AsyncIterator[tuple[Digest, int]]:

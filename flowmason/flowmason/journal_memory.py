@@ -1,0 +1,343 @@
+"""The journal in a dictionary: for tests, the simulation and runs that need not outlive their process.
+
+It keeps bytes, not objects: whatever a caller does to what it handed in or got back changes nothing
+here. It uses no clock, no randomness and no threads.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from flowmason.errors import Code, FencedError, JournalError, UsageError
+from flowmason.event import Event, Frame, Recorded, decode_events, encode_events
+from flowmason.ids import ConductorId, OrgId, PlanId, RunId, StagePath
+from flowmason.journal import TERMINAL, Append, Claimed, Command, NewRun, RunRow, mentioned_digests
+from flowmason.report import Delta, LogLine
+
+Hook = Callable[[str, Any], Awaitable[None] | None]
+"""Called with the name of the writing method and its argument; may be a coroutine function."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_command = msgspec.msgpack.Decoder(Command).decode
+_decode_line = msgspec.msgpack.Decoder(LogLine).decode
+_decode_delta = msgspec.msgpack.Decoder(Delta).decode
+
+
+class _Run:
+    """One run: its row (without the summary), its frames, its inbox and its side lines."""
+
+    def __init__(self, row: RunRow) -> None:
+        self.bare = row
+        self.summary = b"{}"
+        self.frames: list[tuple[int, int, int, str, bytes]] = []
+        """(first seq, last seq, at, by, encoded events)."""
+        self.mentioned: set[str] = set()
+        self.waiting: dict[str, tuple[int, bytes]] = {}
+        self.known_commands: set[str] = set()
+        self.logs: list[tuple[int, bytes]] = []
+        self.deltas: list[tuple[int, bytes]] = []
+        self.side_numbers: set[tuple[str, StagePath, int, int]] = set()
+
+    def row(self) -> RunRow:
+        return msgspec.structs.replace(self.bare, summary=msgspec.json.decode(self.summary))
+
+    def change(self, **fields: Any) -> None:
+        self.bare = msgspec.structs.replace(self.bare, **fields)
+
+    def add_frame(self, at: int, by: str, events: tuple[Event, ...]) -> None:
+        data = encode_events(events)
+        first, last = self.bare.seq + 1, self.bare.seq + len(events)
+        self.frames.append((first, last, at, by, data))
+        self.mentioned |= mentioned_digests(data)
+        self.change(seq=last)
+
+    def add_side(
+        self, kept: list[tuple[int, bytes]], items: Sequence[LogLine | Delta], number: Callable[[], int]
+    ) -> None:
+        for item in items:
+            key = (type(item).__name__, item.path, item.attempt, item.n)
+            if key not in self.side_numbers:
+                self.side_numbers.add(key)
+                kept.append((number(), _encode(item)))
+
+
+class MemoryJournal:
+    """The Journal port in memory.
+
+    `before_commit` is awaited before anything of a write is checked or done: raising there loses the
+    write. `after_commit` is awaited when it is done: raising there loses only the answer.
+    """
+
+    def __init__(self, *, before_commit: Hook | None = None, after_commit: Hook | None = None) -> None:
+        self.before_commit = before_commit
+        self.after_commit = after_commit
+        self._runs: dict[RunId, _Run] = {}
+        self._plans: dict[PlanId, bytes] = {}
+        self._keys: dict[tuple[OrgId, str], RunId] = {}
+        self._conductors: dict[ConductorId, tuple[int, str, int]] = {}
+        self._last_number = 0
+
+    async def submit(self, run: NewRun) -> RunRow:
+        await _call(self.before_commit, "submit", run)
+        row = self._submit(run).row()
+        await _call(self.after_commit, "submit", run)
+        return row
+
+    async def append(self, append: Append) -> int:
+        await _call(self.before_commit, "append", append)
+        seq = self._append(append)
+        await _call(self.after_commit, "append", append)
+        return seq
+
+    async def row(self, run_id: RunId) -> RunRow | None:
+        run = self._runs.get(run_id)
+        return run.row() if run else None
+
+    async def rows(
+        self,
+        org_id: OrgId,
+        *,
+        status: Sequence[str] = (),
+        pipeline: str | None = None,
+        limit: int = 50,
+        before: RunId | None = None,
+    ) -> list[RunRow]:
+        def age(run: _Run) -> tuple[int, str]:
+            return run.bare.created_at, run.bare.run_id
+
+        edge = None
+        if before is not None:
+            if before not in self._runs:
+                raise JournalError(f"there is no run {before} to page from", code=Code.NOT_FOUND)
+            edge = age(self._runs[before])
+        found = [
+            run
+            for run in self._runs.values()
+            if run.bare.org_id == org_id
+            and (not status or run.bare.status in status)
+            and (pipeline is None or run.bare.pipeline == pipeline)
+            and (edge is None or age(run) < edge)
+        ]
+        return [run.row() for run in sorted(found, key=age, reverse=True)[:limit]]
+
+    async def read(self, run_id: RunId, after: int = 0, limit: int | None = None) -> list[Recorded]:
+        found: list[Recorded] = []
+        for frame in await self.frames(run_id, after):
+            if limit is not None and len(found) >= limit:
+                break
+            found.extend(frame.recorded())
+        return found[:limit]
+
+    async def frames(self, run_id: RunId, after: int = 0) -> list[Frame]:
+        run = self._runs.get(run_id)
+        if run is None:
+            return []
+        found = []
+        for first, last, at, by, data in run.frames:
+            if last > after:
+                done = max(0, after + 1 - first)
+                found.append(Frame(run_id, run.bare.org_id, first + done, at, by, decode_events(data)[done:]))
+        return found
+
+    async def plan(self, plan_id: PlanId) -> bytes | None:
+        return self._plans.get(plan_id)
+
+    async def put_plan(self, plan_id: PlanId, data: bytes) -> None:
+        await _call(self.before_commit, "put_plan", plan_id)
+        self._plans.setdefault(plan_id, bytes(data))
+        await _call(self.after_commit, "put_plan", plan_id)
+
+    async def post(self, command: Command) -> bool:
+        await _call(self.before_commit, "post", command)
+        run = self._runs.get(command.run_id)
+        if run and command.id not in run.known_commands:
+            run.known_commands.add(command.id)
+            run.waiting[command.id] = (self._number(), _encode(command))
+        await _call(self.after_commit, "post", command)
+        return run is not None
+
+    async def commands(self, run_ids: Sequence[RunId]) -> list[Command]:
+        runs = [self._runs[run_id] for run_id in dict.fromkeys(run_ids) if run_id in self._runs]
+        return [_decode_command(data) for _, data in sorted(item for run in runs for item in run.waiting.values())]
+
+    async def enlist(self, conductor: ConductorId, host: str, pid: int) -> None:
+        await _call(self.before_commit, "enlist", conductor)
+        beat = self._conductors.get(conductor, (0, host, pid))[0]
+        self._conductors[conductor] = (beat, host, pid)
+        await _call(self.after_commit, "enlist", conductor)
+
+    async def beat(self, conductor: ConductorId) -> bool:
+        await _call(self.before_commit, "beat", conductor)
+        known = self._conductors.get(conductor)
+        if known:
+            self._conductors[conductor] = (known[0] + 1, known[1], known[2])
+        await _call(self.after_commit, "beat", conductor)
+        return known is not None
+
+    async def beats(self) -> dict[ConductorId, tuple[int, str, int]]:
+        return dict(self._conductors)
+
+    async def bury(self, conductor: ConductorId, beat: int) -> bool:
+        await _call(self.before_commit, "bury", conductor)
+        dead = conductor in self._conductors and self._conductors[conductor][0] == beat
+        if dead:
+            self._remove(conductor)
+        await _call(self.after_commit, "bury", conductor)
+        return dead
+
+    async def retire(self, conductor: ConductorId) -> None:
+        await _call(self.before_commit, "retire", conductor)
+        self._remove(conductor)
+        await _call(self.after_commit, "retire", conductor)
+
+    async def claim(self, conductor: ConductorId, now: int, limit: int, run_id: RunId | None = None) -> list[Claimed]:
+        await _call(self.before_commit, "claim", conductor)
+        if conductor not in self._conductors:
+            raise FencedError(f"conductor {conductor} was buried or never enlisted")
+        if run_id is not None:
+            free = [run for run in (self._runs.get(run_id),) if run and run.bare.owner not in self._conductors]
+        else:
+            free = [run for run in self._runs.values() if _wants_claiming(run, now)]
+            free = sorted(free, key=lambda run: (-run.bare.priority, run.bare.created_at, run.bare.run_id))[:limit]
+        for run in free:
+            run.change(owner=conductor, epoch=run.bare.epoch + 1, wake_at=None)
+        claimed = [Claimed(run.row()) for run in free]
+        await _call(self.after_commit, "claim", conductor)
+        return claimed
+
+    async def add_side(self, org_id: OrgId, run_id: RunId, lines: Sequence[LogLine], deltas: Sequence[Delta]) -> None:
+        await _call(self.before_commit, "add_side", run_id)
+        run = self._runs.get(run_id)
+        if run:
+            run.add_side(run.logs, lines, self._number)
+            run.add_side(run.deltas, deltas, self._number)
+        await _call(self.after_commit, "add_side", run_id)
+
+    async def logs(self, run_id: RunId, after: int = 0, limit: int = 1000) -> list[tuple[int, LogLine]]:
+        run = self._runs.get(run_id)
+        return [(n, _decode_line(data)) for n, data in (run.logs if run else ()) if n > after][:limit]
+
+    async def deltas(self, run_id: RunId, after: int = 0, limit: int = 1000) -> list[tuple[int, Delta]]:
+        run = self._runs.get(run_id)
+        return [(n, _decode_delta(data)) for n, data in (run.deltas if run else ()) if n > after][:limit]
+
+    async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:
+        await _call(self.before_commit, "prune", org_id)
+        wanted = set(statuses or TERMINAL)
+        if not wanted <= TERMINAL:
+            raise UsageError(f"only ended runs can be pruned, not {', '.join(sorted(wanted - TERMINAL))}")
+        old = [
+            run_id
+            for run_id, run in self._runs.items()
+            if run.bare.org_id == org_id
+            and run.bare.status in wanted
+            and run.bare.updated_at < before
+            and run.bare.owner is None
+            and not run.waiting
+        ]
+        for run_id in old if not dry_run else ():
+            del self._runs[run_id]
+        if not dry_run:
+            self._keys = {key: run_id for key, run_id in self._keys.items() if run_id in self._runs}
+        await _call(self.after_commit, "prune", org_id)
+        return sorted(old)
+
+    async def references(self, digests: Sequence[str]) -> set[str]:
+        return {digest for digest in digests if any(digest in run.mentioned for run in self._runs.values())}
+
+    async def close(self) -> None:
+        """Nothing to do: what is in memory is gone with the object."""
+
+    def _number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+    def _submit(self, run: NewRun) -> _Run:
+        key = (run.org_id, run.idempotency_key) if run.idempotency_key is not None else None
+        if key in self._keys:
+            return self._runs[self._keys[key]]
+        known = self._known(run)
+        if known is not None:
+            return known
+        row = RunRow(
+            run_id=run.run_id,
+            org_id=run.org_id,
+            plan_id=run.plan_id,
+            pipeline=run.pipeline,
+            version=run.version,
+            status=run.status,
+            epoch=0,
+            seq=0,
+            priority=run.priority,
+            parent=run.parent,
+            created_at=run.at,
+            updated_at=run.at,
+        )
+        fresh = _Run(row)
+        if run.events:
+            fresh.add_frame(run.at, run.by, run.events)
+        self._plans.setdefault(run.plan_id, bytes(run.plan))
+        self._runs[run.run_id] = fresh
+        if key is not None:
+            self._keys[key] = run.run_id
+        return fresh
+
+    def _known(self, run: NewRun) -> _Run | None:
+        known = self._runs.get(run.run_id)
+        if known is not None and (known.bare.org_id, known.bare.plan_id) != (run.org_id, run.plan_id):
+            raise JournalError(f"another run has the id {run.run_id} already")
+        return known
+
+    def _append(self, append: Append) -> int:
+        run = self._runs.get(append.run_id)
+        if run is None or (run.bare.epoch, run.bare.seq) != (append.epoch, append.seq):
+            raise FencedError(f"run {append.run_id} has another owner, or went on without this one")
+        for child in append.children:
+            self._known(child)
+        summary = None if append.summary is None else msgspec.json.encode(append.summary)
+        if append.events:
+            run.add_frame(append.at, append.by, append.events)
+        run.change(updated_at=append.at)
+        if append.status is not None:
+            run.change(status=append.status)
+        if append.release:
+            run.change(owner=None)
+        if append.release or append.wake_at is not None:
+            run.change(wake_at=append.wake_at)
+        if summary is not None:
+            run.summary = summary
+        for command_id in append.taken:
+            run.waiting.pop(command_id, None)
+        if append.status == "completed":
+            run.deltas.clear()
+        for child in append.children:
+            self._submit(child)
+        return run.bare.seq
+
+    def _remove(self, conductor: ConductorId) -> None:
+        self._conductors.pop(conductor, None)
+        for run in self._runs.values():
+            if run.bare.owner == conductor:
+                run.change(owner=None)
+
+
+def _wants_claiming(run: _Run, now: int) -> bool:
+    row = run.bare
+    if row.owner is not None:
+        return False
+    if run.waiting:
+        return True
+    if row.wake_at is not None:
+        return row.wake_at <= now
+    return row.status in ("queued", "running")
+
+
+async def _call(hook: Hook | None, name: str, argument: Any) -> None:
+    if hook is not None:
+        waiting = hook(name, argument)
+        if inspect.isawaitable(waiting):
+            await waiting
