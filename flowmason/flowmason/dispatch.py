@@ -16,6 +16,7 @@ from flowmason.plan import ForeachBody
 from flowmason.policy import Effect, Placement
 from flowmason.report import Piece
 from flowmason.state import ForeachState, Role, RunState, ScopeState, StageState, Status
+from flowmason.state.lookup import value_of
 from flowmason.value import Value
 
 
@@ -159,13 +160,7 @@ def _seed(scope: ScopeState, stage: StageState, ids: set[StageId], seeds: dict[S
     for name in names:
         if name in ids or name in seeds or any(owner in ids for owner in chains.get(name, ())):
             continue
-        seeds[name] = _value_of(scope, name)
-
-
-def _value_of(scope: ScopeState, name: StageId) -> Value | None:
-    from flowmason.state.lookup import value_of
-
-    return value_of(scope, name)
+        seeds[name] = value_of(scope, name)
 
 
 def local_values(scope: ScopeState) -> dict[str, tuple[Value, int]]:

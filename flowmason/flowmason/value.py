@@ -52,7 +52,14 @@ class Concat(msgspec.Struct, frozen=True, array_like=True, tag="c"):
     chunks: list[Value]
 
 
-Value = Inline | Stored | Record | Sequence | Concat
+class Picked(msgspec.Struct, frozen=True, array_like=True, tag="p"):
+    """A part of another value, at a dotted path; null where the path leads nowhere."""
+
+    source: Value
+    path: str
+
+
+Value = Inline | Stored | Record | Sequence | Concat | Picked
 
 NULL = Inline(b"\xc0")
 
@@ -88,3 +95,5 @@ def digests(value: Value) -> Iterator[Digest]:
     elif isinstance(value, Concat):
         for part in value.chunks:
             yield from digests(part)
+    elif isinstance(value, Picked):
+        yield from digests(value.source)

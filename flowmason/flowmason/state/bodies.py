@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from flowmason import control, value
 from flowmason import event as ev
-from flowmason import value
 from flowmason.errors import Failure
 from flowmason.ids import PlanId, StageId, StagePath
 from flowmason.plan import ForeachBody, Plan, Scope, TryCatchBody
@@ -26,11 +26,6 @@ from flowmason.state.tree import (
     scopes_of,
 )
 from flowmason.value import Value
-
-
-def takes(types: list[str] | tuple[str, ...], failure: Failure) -> bool:
-    """Whether a catch that lists `types` (class names or failure codes; empty: all) takes a failure."""
-    return not types or failure.code in types or failure.type in types
 
 
 class Bodies:
@@ -260,7 +255,7 @@ class Bodies:
                     guard.retry = True
                     self.settled[owner.path] = owner
                     return
-                if takes(guard.settings.get("catch_error_types") or [], guard.error) and guard.doomed is None:
+                if control.catches(guard.settings.get("catch_error_types") or [], guard.error) and guard.doomed is None:
                     guard.caught = True
                     self._enter(owner, Role.RESCUE, body.rescue)
                     return
@@ -338,4 +333,3 @@ class Bodies:
 def error_value(failure: Failure) -> Value:
     """What stands in the place of a failed item: `{"$error": Failure}`."""
     return value.inline({"$error": msgspec.to_builtins(failure)})
-

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
 
+from flowmason import control, value
 from flowmason import event as ev
-from flowmason import value
 from flowmason.errors import Code, Failure
+from flowmason.ids import StageId
 from flowmason.plan import ForeachBody, TryCatchBody
 from flowmason.state import lookup
 from flowmason.state.fold import RunState
@@ -55,14 +56,14 @@ def fate(stage: StageState) -> str | None:
     return None
 
 
-def _chosen(scope: ScopeState, guard: str, choices: tuple[str, ...]) -> bool:
-    found = scope.stages.get(guard)  # type: ignore[call-overload]
-    chosen = found.choice if found is not None else (scope.given.choices.get(guard) if scope.given else None)  # type: ignore[call-overload]
+def _chosen(scope: ScopeState, guard: StageId, choices: tuple[str, ...]) -> bool:
+    found = scope.stages.get(guard)
+    chosen = found.choice if found is not None else (scope.given.choices.get(guard) if scope.given else None)
     return chosen is not None and any(choice in chosen for choice in choices)
 
 
-def _skipped(scope: ScopeState, need: str) -> bool:
-    found = scope.stages.get(need)  # type: ignore[call-overload]
+def _skipped(scope: ScopeState, need: StageId) -> bool:
+    found = scope.stages.get(need)
     if found is not None:
         return bool(found.status is Status.SKIPPED)
     return scope.given is not None and need in scope.given.skipped
@@ -79,7 +80,11 @@ def _settled(stage: StageState, now: int) -> ev.Event:
     if outcome.kind == "failed":
         assert outcome.failure is not None
         return ev.StageFailed(
-            path=stage.path, attempt=stage.attempt, failure=outcome.failure, started_at=stage.started_at, duration_ms=took
+            path=stage.path,
+            attempt=stage.attempt,
+            failure=outcome.failure,
+            started_at=stage.started_at,
+            duration_ms=took,
         )
     if outcome.kind == "cancelled":
         return ev.StageCancelled(path=stage.path, attempt=stage.attempt)
@@ -112,14 +117,18 @@ def foreach_output(stage: StageState, body: ForeachState) -> Value:
     assert isinstance(stage.stage.body, ForeachBody)
     collect = bool(body.settings.get("collect_results", True))
     results = lookup.results(body, stage.stage.body.scope.last) if collect else value.inline([])
-    plain = {
-        "total_items": body.total + body.skipped,
-        "processed_items": body.total,
-        "skipped_items": body.skipped,
-        "failed_items": len(body.failures),
-        "is_complete": True,
-    }
-    return value.Record({**{key: value.inline(item) for key, item in plain.items()}, "results": results})
+    plain = control.foreach_output(
+        total=body.total + body.skipped,
+        skipped=body.skipped,
+        processed=body.total,
+        failed=len(body.failures),
+        complete=True,
+    )
+    return _record(plain, results=results)
+
+
+def _record(plain: dict[str, Any], **by_reference: Value) -> Value:
+    return value.Record({**{key: value.inline(item) for key, item in plain.items()}, **by_reference})
 
 
 def try_output(stage: StageState, body: TryState) -> Value:
@@ -127,22 +136,20 @@ def try_output(stage: StageState, body: TryState) -> Value:
     spec = stage.stage.body
     assert isinstance(spec, TryCatchBody)
     error = body.error
-    status = "success" if error is None else ("caught" if body.caught else "error")
 
-    def last(name: str | None) -> Value:
-        return (lookup.value_of(stage.scope, name) if name else None) or value.NULL  # type: ignore[arg-type]
+    def last(name: StageId | None) -> Value:
+        return (lookup.value_of(stage.scope, name) if name else None) or value.NULL
 
-    return value.Record(
-        {
-            "status": value.inline(status),
-            "error_occurred": value.inline(error is not None),
-            "error_message": value.inline(error.message if error else None),
-            "error_type": value.inline((error.type or error.code) if error else None),
-            "error": value.inline(msgspec.to_builtins(error) if error else None),
-            "recovered": value.inline(error is not None and body.caught),
-            "try_result": last(spec.attempt.last) if error is None else value.NULL,
-            "catch_result": last(spec.rescue.last) if body.caught else value.NULL,
-        }
+    plain = control.trycatch_output(
+        "success" if error is None else ("caught" if body.caught else "error"),
+        failure=error,
+        recovered=error is not None and body.caught,
+        data=body.settings.get("data"),
+    )
+    return _record(
+        plain,
+        try_result=last(spec.attempt.last) if error is None else value.NULL,
+        catch_result=last(spec.rescue.last) if body.caught else value.NULL,
     )
 
 
@@ -162,21 +169,20 @@ def _sub_verdict(body: SubState, took: float) -> tuple[Outcome, Value]:
         code=Code.RETURNED_FAILED if outcome.status == "failed" else Code.CANCELLED,
         message=f"sub-pipeline {plan.name} returned with status {outcome.status}",
     )
-    mode = body.settings.get("on_error", "propagate")
-    if mode == "propagate" or body.doomed is not None:
+    goes_on, result = control.takes_over(body.settings, failure)
+    if not goes_on or body.doomed is not None:
         return Outcome("failed", failure=failure), value.NULL
-    result = value.inline(body.settings.get("default_result")) if mode == "default" else value.NULL
-    return Outcome("finished"), _sub_output(body, "failed", result, failure, took)
+    return Outcome("finished"), _sub_output(body, "failed", value.inline(result), failure, took)
 
 
 def _sub_output(body: SubState, status: str, result: Value, failure: Failure | None, took: float) -> Value:
-    plain = {
-        "pipeline_id": body.scope.plan.name,
-        "status": status,
-        "execution_time_ms": took,
-        "error": failure.message if failure else None,
-    }
-    return value.Record({**{key: value.inline(item) for key, item in plain.items()}, "result": result})
+    plan, mapping = body.scope.plan, body.settings.get("output_mapping")
+    plain = control.subpipeline_output(
+        status, pipeline_id=plan.name, pipeline_version=plan.version, execution_time_ms=took, failure=failure
+    )
+    if mapping and status == "completed":
+        result = value.Record({target: value.Picked(result, path) for target, path in mapping.items()})
+    return _record(plain, result=result)
 
 
 def _output(stage: StageState) -> Value | None:

@@ -140,7 +140,12 @@ class RunState(Bodies):
         self.check(stage.scope)
 
     def _stage_failing(self, event: ev.StageFailing) -> None:
-        self.doom_body(self.find(event.path), Outcome("failed", failure=event.failure))
+        stage = self.find(event.path)
+        outcome = Outcome("failed", failure=event.failure)
+        self.doom_body(stage, outcome)
+        if isinstance(stage.body, TryState) and stage.body.phase is Role.CLEANUP:
+            # Even a cleanup has a bound; beyond it the stage ends with what it has.
+            self.doom(stage.body.scopes[Role.CLEANUP], Outcome("cancelled"))
 
     def _stage_retried(self, event: ev.StageRetried) -> None:
         stage = self.find(event.path)
@@ -248,12 +253,12 @@ class RunState(Bodies):
 
     def foreachs(self) -> list[StageState]:
         """Every foreach that is under way."""
-        return [
-            s for s in self.stages.values() if s.status is Status.RUNNING and isinstance(s.body, ForeachState)
-        ]
+        return [s for s in self.stages.values() if s.status is Status.RUNNING and isinstance(s.body, ForeachState)]
 
 
-def fold(run_id: RunId, plan: Plan, events: Iterable[ev.Recorded], plans: Mapping[PlanId, Plan] | None = None) -> RunState:
+def fold(
+    run_id: RunId, plan: Plan, events: Iterable[ev.Recorded], plans: Mapping[PlanId, Plan] | None = None
+) -> RunState:
     """The state after `events`, which must begin with `run.submitted`."""
     state = RunState(run_id, plan, plans)
     for recorded in events:

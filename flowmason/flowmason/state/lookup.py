@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from flowmason import value
+from flowmason import control, value
 from flowmason.errors import Failure
 from flowmason.ids import StageId
 from flowmason.state.tree import ForeachState, Role, ScopeState, Single, StageState, Status, TryState
@@ -71,13 +69,9 @@ def _inside(owner: StageState, chain: tuple[StageId, ...], stage_id: StageId) ->
 
 def error_record(failure: Failure) -> Value:
     """`upstream.<trycatch>` as its catch and finally stages see it."""
+    view = control.error_view(failure)
     return value.inline(
-        {
-            "error": msgspec.to_builtins(failure),
-            "error_type": failure.type or failure.code,
-            "error_message": failure.message,
-            "error_occurred": True,
-        }
+        {"error": view, "error_type": view["type"], "error_message": view["message"], "error_occurred": True}
     )
 
 

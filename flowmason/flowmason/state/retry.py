@@ -61,3 +61,15 @@ def after_loss(stage: StageState, failure: Failure) -> ev.StageLost | ev.StageFa
     if stage.lost < LOST_BUDGET:
         return ev.StageLost(path=stage.path, attempt=stage.attempt, failure=failure)
     return ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=failure)
+
+
+def timed_out(path: str, timeout_ms: int) -> Failure:
+    """The stage's own time is over."""
+    return Failure(
+        code=Code.TIMEOUT,
+        message=f"did not finish within {timeout_ms / 1000:g} s",
+        type="StageTimeoutError",
+        stage=path,
+        retry=Retry.NOW,
+        help="Raise timeout_ms on the stage if the work needs longer.",
+    )

@@ -1,0 +1,291 @@
+"""The conductor: one row with a beat, many runs being walked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from flowmason.conductor.dispatcher import Room
+from flowmason.conductor.flights import Flight
+from flowmason.conductor.walker import Walker
+from flowmason.errors import Code, FlowMasonError, JournalError
+from flowmason.event import Recorded
+from flowmason.executor import Executor
+from flowmason.ids import ConductorId, Ids, RunId
+from flowmason.journal import Command, Journal, RunRow
+from flowmason.plan import Plan
+from flowmason.policy import Placement
+from flowmason.report import Delta, LogLine, Report
+from flowmason.values import ValueStore
+
+log = logging.getLogger("flowmason.conductor")
+
+BEAT_S = 2.0
+SILENCE_S = 10.0
+"""Without a beat for that long, by its observer's own clock, a conductor is dead."""
+SIDE_S = 0.1
+
+
+class Feed(Protocol):
+    """Somebody in this process who follows runs live."""
+
+    def committed(self, run_id: RunId, events: Sequence[Recorded]) -> None:
+        """Events were committed."""
+        ...
+
+    def beside(self, run_id: RunId, report: Report) -> None:
+        """Logs, deltas and progress, before they are stored."""
+        ...
+
+
+Resolve = Callable[[str, dict[str, Any]], Awaitable[Plan]]
+"""Finds and compiles the pipeline `name` or `name@version` for a run with these options."""
+
+
+async def no_pipelines(name: str, options: dict[str, Any]) -> Plan:
+    """The `Resolve` of a conductor that knows no project."""
+    raise FlowMasonError(f"pipeline {name!r} is not known here", code=Code.PIPELINE_NOT_FOUND)
+
+
+class Conductor:
+    """Walks runs until it is stopped.
+
+    With `only`, it claims those runs and no others (as `fm run` does); else it also adopts the runs of
+    conductors that died. `now` gives milliseconds since the epoch; all waiting goes by the event loop's clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        values: ValueStore,
+        executor: Executor,
+        now: Callable[[], int],
+        ids: Ids,
+        rng: random.Random,
+        host: str = "",
+        pid: int = 0,
+        resolve: Resolve = no_pipelines,
+        only: Sequence[RunId] | None = None,
+        poll_s: float = 0.25,
+        storage_patience_s: float = 30.0,
+        pid_alive: Callable[[int], bool] | None = None,
+        capacity: int = 200,
+    ) -> None:
+        self.journal = journal
+        self.values = values
+        self.executor = executor
+        self.now = now
+        self.rng = rng
+        self.resolve = resolve
+        self.id: ConductorId = ids.conductor()
+        self.storage_patience_s = storage_patience_s
+        self.walkers: dict[RunId, Walker] = {}
+        self.failures: dict[RunId, JournalError] = {}
+        self._only = list(only) if only is not None else None
+        self._host, self._pid, self._pid_alive = host, pid, pid_alive
+        self._poll_s = poll_s
+        self._capacity = capacity
+        self._feeds: list[Feed] = []
+        self._tasks: dict[RunId, asyncio.Task[None]] = {}
+        self._look = asyncio.Event()
+        self._stopping = False
+        self._task_flights = 0
+        self._host_flights = 0
+        self._seen: dict[ConductorId, tuple[int, float]] = {}
+        self._beaten = -BEAT_S
+        self._beside: dict[RunId, tuple[RunRow, list[LogLine], list[Delta]]] = {}
+        self._storing: asyncio.Task[None] | None = None
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def run(self, *, until_idle: bool = False) -> None:
+        """Beat, claim and walk until `stop`; with `until_idle`, until no run is left to walk."""
+        await self.journal.enlist(self.id, self._host, self._pid)
+        try:
+            while not self._stopping:
+                if not await self._beat():
+                    log.error("conductor %s was declared dead; it stops", self.id)
+                    break
+                await self._claim()
+                await self._fetch_commands()
+                if until_idle and not self._tasks:
+                    break
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._look.wait(), self._poll_s)
+                self._look.clear()
+        finally:
+            await self._leave()
+
+    def stop(self) -> None:
+        """Ask `run` to return; runs under way become ownerless and can be taken up elsewhere."""
+        self._stopping = True
+        self._look.set()
+
+    def nudge(self) -> None:
+        """Look at the inbox and for claimable runs now rather than at the next poll."""
+        self._look.set()
+
+    async def _leave(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=15.0)
+        if self._storing is not None:
+            await asyncio.wait([self._storing], timeout=5.0)
+        with contextlib.suppress(JournalError):
+            await self._store_beside()
+            await self.journal.retire(self.id)
+
+    async def _beat(self) -> bool:
+        clock = asyncio.get_running_loop().time()
+        if clock - self._beaten < BEAT_S:
+            return True
+        self._beaten = clock
+        try:
+            alive = await self.journal.beat(self.id)
+            if self._only is None:
+                await self._observe(clock)
+        except JournalError as error:
+            log.warning("no beat: %s", error)
+            return True
+        return alive
+
+    async def _observe(self, clock: float) -> None:
+        """Bury conductors that have been silent for too long by our own clock."""
+        beats = await self.journal.beats()
+        for other, (beat, host, pid) in beats.items():
+            if other == self.id:
+                continue
+            seen = self._seen.get(other)
+            dead_pid = host == self._host and self._pid_alive is not None and not self._pid_alive(pid)
+            if seen is None or seen[0] != beat:
+                self._seen[other] = (beat, clock)
+                if not dead_pid:
+                    continue
+            if dead_pid or clock - self._seen[other][1] >= SILENCE_S:
+                if await self.journal.bury(other, beat):
+                    log.info("conductor %s is dead; its runs are free", other)
+                self._seen.pop(other, None)
+
+    async def _claim(self) -> None:
+        room = self._capacity - len(self._tasks)
+        if room <= 0:
+            return
+        try:
+            if self._only is None:
+                claimed = await self.journal.claim(self.id, self.now(), room)
+            else:
+                claimed = []
+                for run_id in self._only:
+                    if run_id not in self._tasks:
+                        claimed += await self.journal.claim(self.id, self.now(), 1, run_id)
+        except JournalError as error:
+            log.warning("cannot claim runs: %s", error)
+            return
+        for each in claimed:
+            self._walk(each.row)
+
+    def _walk(self, row: RunRow) -> None:
+        walker = Walker(self, row)
+        self.walkers[row.run_id] = walker
+        task = asyncio.get_running_loop().create_task(walker.walk(), name=f"walk {row.run_id}")
+        self._tasks[row.run_id] = task
+        if self._only is not None and row.run_id in self._only:
+            self._only.remove(row.run_id)
+
+        def landed(task: asyncio.Task[None]) -> None:
+            self._tasks.pop(row.run_id, None)
+            self.walkers.pop(row.run_id, None)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("walking run %s failed", row.run_id, exc_info=error)
+                self.failures[row.run_id] = JournalError(f"the conductor failed: {error!r}", code=Code.INTERNAL)
+            self._look.set()
+
+        task.add_done_callback(landed)
+
+    async def _fetch_commands(self) -> None:
+        if not self.walkers:
+            return
+        try:
+            commands = await self.journal.commands(list(self.walkers))
+        except JournalError as error:
+            log.warning("cannot read the inbox: %s", error)
+            return
+        for command in commands:
+            self._hand_over(command)
+
+    def _hand_over(self, command: Command) -> None:
+        walker = self.walkers.get(command.run_id)
+        if walker is not None and walker.take(command):
+            walker.nudge()
+
+    def broken(self, run_id: RunId, error: JournalError) -> None:
+        """A walker had to give up its run; it stays resumable."""
+        self.failures[run_id] = error
+
+    # -- room ------------------------------------------------------------------------------------
+
+    def room(self) -> Room:
+        """How many more regions fit: twice the task slots, so that a worker finds the next one waiting."""
+        capacity = self.executor.capacity()
+        return Room(max(0, capacity.task_slots - self._task_flights), max(0, capacity.host_slots - self._host_flights))
+
+    def reserved(self, flights: Sequence[Flight]) -> None:
+        """Regions are being submitted."""
+        for flight in flights:
+            if flight.region.placement is Placement.HOST:
+                self._host_flights += 1
+            else:
+                self._task_flights += 1
+
+    def landed(self, flight: Flight) -> None:
+        """A region ended: walkers that found no room may look again, in turn."""
+        if flight.region.placement is Placement.HOST:
+            self._host_flights -= 1
+        else:
+            self._task_flights -= 1
+        for walker in list(self.walkers.values()):
+            walker.nudge()
+
+    # -- side streams ----------------------------------------------------------------------------
+
+    def follow(self, feed: Feed) -> None:
+        """Tell `feed` about every run walked here."""
+        self._feeds.append(feed)
+
+    def publish(self, run_id: RunId, events: Sequence[Recorded]) -> None:
+        """Events were committed."""
+        for feed in self._feeds:
+            feed.committed(run_id, events)
+
+    def side(self, row: RunRow, report: Report) -> None:
+        """Show logs and deltas at once, store them in batches."""
+        if not (report.logs or report.deltas or report.progress):
+            return
+        for feed in self._feeds:
+            feed.beside(row.run_id, report)
+        if report.logs or report.deltas:
+            _, lines, deltas = self._beside.setdefault(row.run_id, (row, [], []))
+            lines.extend(report.logs)
+            deltas.extend(report.deltas)
+            if self._storing is None:
+                self._storing = asyncio.get_running_loop().create_task(self._store_later())
+
+    async def _store_later(self) -> None:
+        await asyncio.sleep(SIDE_S)
+        self._storing = None
+        try:
+            await self._store_beside()
+        except JournalError as error:
+            log.warning("log lines were not stored: %s", error)
+
+    async def _store_beside(self) -> None:
+        waiting, self._beside = self._beside, {}
+        for row, lines, deltas in waiting.values():
+            await self.journal.add_side(row.org_id, row.run_id, lines, deltas)

@@ -1,0 +1,248 @@
+"""From what may start to flights, within the room there is. Decides nothing about the run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowmason import event as ev
+from flowmason.conductor.flights import Flight, Flights, take
+from flowmason.dispatch import Load, is_cheap, is_effect, pieces, placement, region_id, region_name, share
+from flowmason.errors import Code, Failure
+from flowmason.executor import Executor
+from flowmason.ids import OrgId, StagePath, format_path
+from flowmason.policy import CANCEL_GRACE_S, Placement, Resources
+from flowmason.report import Region
+from flowmason.state import ForeachState, RunState, StageState
+
+REGION_SLOTS = 256
+SMALLEST_SHARE = 16
+LARGEST_SHARE = 4096
+
+
+@dataclass(slots=True)
+class Room:
+    """How many more regions may be submitted now."""
+
+    tasks: int
+    hosts: int
+
+
+@dataclass(slots=True)
+class Dispatched:
+    """What one round of dispatching asks for."""
+
+    events: list[ev.StageEvent] = field(default_factory=list)
+    """Starts of effects (and refusals), to be committed before the effects are submitted."""
+    pure: list[Flight] = field(default_factory=list)
+    """May be submitted at once."""
+    effects: list[Flight] = field(default_factory=list)
+    """Only after the commit."""
+
+
+class Dispatcher:
+    """Chooses what a run sends out next."""
+
+    def __init__(self, state: RunState, flights: Flights, executor: Executor, org_id: OrgId) -> None:
+        self.ready: dict[StagePath, StageState] = {}
+        self.loops: dict[StagePath, StageState] = {}
+        self.size = SMALLEST_SHARE
+        self.lone = bool(state.options.get("lone_stages"))
+        self._state = state
+        self._flights = flights
+        self._executor = executor
+        self._org_id = org_id
+        self._counter = 0
+        self._budget_ms = float(state.options.get("region_ms") or 20.0)
+
+    def offer(self, stages: Iterable[StageState]) -> None:
+        """Stages became ready."""
+        for stage in stages:
+            self.ready[stage.path] = stage
+
+    def learn(self, flight: Flight, in_time: bool) -> None:
+        """A region ended: shares double while regions end in time, and shrink when they do not."""
+        if self.lone or flight.region.effect:
+            return
+        self.size = min(self.size * 2, LARGEST_SHARE) if in_time else max(self.size // 2, SMALLEST_SHARE)
+
+    def open_items(self) -> None:
+        """Open items of loops whose bodies have effects, as many as the loop allows at once."""
+        for path, owner in list(self.loops.items()):
+            body = owner.body
+            if owner.ended or not isinstance(body, ForeachState) or body.doomed is not None:
+                del self.loops[path]
+                continue
+            if owner.stage.pure:
+                continue
+            under_way = sum(not scope.closed for scope in body.open.values())
+            room = body.width - under_way
+            if room <= 0:
+                continue
+            for start, stop in body.gaps():
+                for index in range(start, min(stop, start + room)):
+                    self._state.open_item(owner, index)
+                    room -= 1
+                if room <= 0:
+                    break
+
+    def dispatch(self, room: Room, now: int, clock: float) -> Dispatched:
+        """Plan the next flights. `now` in ms, `clock` in loop seconds."""
+        done = Dispatched()
+        room = self._limited(room)
+        cheap: list[StageState] = []
+        for path, stage in list(self.ready.items()):
+            if not stage.ready:
+                del self.ready[path]
+            elif stage.not_before <= now and not self._flights.covers(stage):
+                if is_cheap(stage) and path not in self._flights.suspects:
+                    cheap.append(stage)
+                else:
+                    self._one(stage, room, clock, done)
+        self._share(cheap, room, clock, done)
+        for owner in self.loops.values():
+            if owner.stage.pure:
+                self._items(owner, room, clock, done)
+        return done
+
+    def next_at(self) -> int | None:
+        """The earliest `not_before` (ms) of what waits for its time; None where nothing does."""
+        return min((stage.not_before for stage in self.ready.values() if stage.not_before), default=None)
+
+    def _limited(self, room: Room) -> Room:
+        limit = self._state.plan.max_concurrency or self._state.options.get("max_concurrency")
+        if not limit:
+            return room
+        used = sum(flight.region.slots for flight in self._flights.by_id.values())
+        left = max(0, int(limit) - used)
+        return Room(min(room.tasks, left), min(room.hosts, left))
+
+    def _one(self, stage: StageState, room: Room, clock: float, done: Dispatched) -> None:
+        where = placement(stage)
+        refusal = self._executor.infeasible(where, stage.stage.resources)
+        if refusal is not None:
+            failure = Failure(
+                code=Code.INFEASIBLE_RESOURCES,
+                message=f"no worker can ever run this stage: {refusal}",
+                stage=format_path(stage.path),
+            )
+            done.events.append(ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=failure))
+            return
+        if where is Placement.HOST:
+            if room.hosts < 1:
+                return
+            room.hosts -= 1
+        else:
+            if room.tasks < 1:
+                return
+            room.tasks -= 1
+        load = Load([stage])
+        effect = is_effect(stage)
+        flight = self._flight(load, where, clock, effect=effect, slots=1, resources=stage.stage.resources)
+        if effect:
+            done.events.append(
+                ev.StageStarted(path=stage.path, attempt=stage.attempt, epoch=self._state.epoch, round=stage.round)
+            )
+            done.effects.append(flight)
+        else:
+            done.pure.append(flight)
+
+    def _share(self, cheap: list[StageState], room: Room, clock: float, done: Dispatched) -> None:
+        workers = room.tasks
+        taken = set(self._flights.held)
+        size = 1 if self.lone else self.size
+        slots = self._slots(workers)
+        for load in share(cheap, workers, size, taken) if slots else []:
+            room.tasks -= 1
+            done.pure.append(self._flight(load, Placement.TASK, clock, slots=slots))
+
+    def _slots(self, regions: int) -> int:
+        limit = self._state.plan.max_concurrency or self._state.options.get("max_concurrency")
+        if not limit:
+            return REGION_SLOTS
+        used = sum(flight.region.slots for flight in self._flights.by_id.values())
+        left = int(limit) - used
+        return max(1, left // max(1, regions)) if left > 0 else 0
+
+    def _items(self, owner: StageState, room: Room, clock: float, done: Dispatched) -> None:
+        body = owner.body
+        if owner.ended or not isinstance(body, ForeachState) or body.doomed is not None:
+            return
+        if owner.scope.doomed is not None or self._flights.covers(owner):
+            return
+        active = self._flights.count(owner)
+        allowed = min(room.tasks, body.width - active) if body.parallel else min(room.tasks, 1 - active)
+        if allowed < 1:
+            return
+        waiting = self._flights.waiting(owner)
+        total = sum(stop - start for start, stop in waiting)
+        if not total:
+            return
+        regions = min(allowed, total)
+        most = self._flights.narrow.get(owner.path, total)
+        slots = max(1, body.width // (active + regions)) if body.parallel else 1
+        for _ in range(regions):
+            count = min(-(-total // regions), most)
+            taken, waiting = take(waiting, count)
+            if not taken:
+                return
+            room.tasks -= 1
+            load = Load(items=[(owner, tuple(taken))])
+            done.pure.append(self._flight(load, Placement.TASK, clock, slots=min(slots, REGION_SLOTS)))
+
+    def _flight(
+        self,
+        load: Load,
+        where: Placement,
+        clock: float,
+        *,
+        effect: bool = False,
+        slots: int,
+        resources: Resources = Resources(),  # noqa: B008 - frozen
+        attach: bool = False,
+    ) -> Flight:
+        state = self._state
+        self._counter += 1
+        name = region_id(state, load.stages[0]) if effect else f"{state.run_id}/{state.epoch}/{self._counter}"
+        region = Region(
+            id=name,
+            run_id=state.run_id,
+            org_id=self._org_id,
+            epoch=state.epoch,
+            plan=state.plan.id,
+            pieces=pieces(load),
+            name=region_name(state.pipeline[0], load),
+            placement=where,
+            effect=effect,
+            attach=attach,
+            resources=resources,
+            slots=slots,
+            budget_ms=self._budget_ms,
+            options=worker_options(state.options),
+        )
+        flight = Flight(region, load, clock, patience(load))
+        self._flights.add(flight)
+        return flight
+
+    def attach(self, stage: StageState, clock: float) -> Flight:
+        """A flight that looks for the call of an effect which an earlier conductor started."""
+        resources = stage.stage.resources
+        return self._flight(
+            Load([stage]), placement(stage), clock, effect=True, slots=1, resources=resources, attach=True
+        )
+
+
+def patience(load: Load) -> float:
+    """Seconds of silence after which a region is taken for stuck: its longest timeout and a grace."""
+    longest = max((stage.stage.timeout_ms for stage in load.stages), default=0)
+    for stage in [*load.stages, *(owner for owner, _ in load.items)]:
+        for scope in stage.stage.scopes:
+            for inner in scope.stages:
+                longest = max(longest, inner.timeout_ms)
+    return longest / 1000 + 2 * CANCEL_GRACE_S
+
+
+def worker_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The part of a run's options that workers need."""
+    return {key: options[key] for key in ("provider", "trace_id") if key in options}

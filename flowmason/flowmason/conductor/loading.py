@@ -1,0 +1,52 @@
+"""From the journal to a state: what a conductor does first with a run it has claimed."""
+
+from __future__ import annotations
+
+from flowmason import event as ev
+from flowmason.errors import Code, FormatError, JournalError
+from flowmason.ids import PlanId
+from flowmason.journal import Journal, RunRow
+from flowmason.plan import Plan, decode
+from flowmason.state import RunState
+
+
+async def load_state(journal: Journal, row: RunRow) -> RunState:
+    """Fold a run's journal. Raises `FormatError` for one of a newer format, `JournalError` for a broken one."""
+    frames = await journal.frames(row.run_id)
+    events = [event for frame in frames for event in frame.events]
+    if not events or not isinstance(events[0], ev.RunSubmitted):
+        raise JournalError(f"the journal of run {row.run_id} does not begin with run.submitted", code=Code.STORAGE)
+    submitted = events[0]
+    if submitted.format > ev.FORMAT:
+        raise FormatError(
+            f"run {row.run_id} has journal format {submitted.format}; this FlowMason knows {ev.FORMAT}",
+            help="Update FlowMason where the run is driven.",
+        )
+    plan_id = submitted.plan
+    for event in events:
+        if isinstance(event, ev.RunReopened) and event.plan is not None:
+            # Accepted changes of components: the same stages, other digests.
+            plan_id = event.plan
+    plan = await load_plan(journal, plan_id)
+    state = RunState(row.run_id, plan)
+    expected = 1
+    for frame in frames:
+        if frame.first_seq != expected:
+            raise JournalError(f"the journal of run {row.run_id} has a gap before seq {frame.first_seq}")
+        expected = frame.last_seq + 1
+        for offset, event in enumerate(frame.events):
+            if isinstance(event, ev.StageExpanded) and event.plan is not None and event.plan not in state.plans:
+                found = await load_plan(journal, event.plan)
+                state.plans.update({found.id: found, **found.plans})
+            state.apply(event, seq=frame.first_seq + offset, at=frame.at)
+    return state
+
+
+async def load_plan(journal: Journal, plan_id: PlanId) -> Plan:
+    """A Plan from the journal. Raises `JournalError` where it is missing, `FormatError` for a newer format."""
+    data = await journal.plan(plan_id)
+    if data is None:
+        raise JournalError(f"the journal has no Plan {plan_id}", code=Code.STORAGE)
+    plan = decode(data)
+    plan.__dict__["id"] = plan_id
+    return plan

@@ -1,0 +1,69 @@
+"""From a Plan and an input to a run that exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowmason import event as ev
+from flowmason import value
+from flowmason.ids import LOCAL_ORG, OrgId, RunId, sha256
+from flowmason.inputs import prepare_input
+from flowmason.journal import NewRun
+from flowmason.plan import Plan
+from flowmason.policy import INLINE_LIMIT
+from flowmason.value import Value
+from flowmason.values import ValueStore
+
+
+def keep(values: ValueStore, org_id: OrgId, data: Any) -> Value:
+    """Plain data as a value: inline where it is small, else stored."""
+    encoded = value.encode(data)
+    if len(encoded) <= INLINE_LIMIT:
+        return value.Inline(encoded)
+    digest = sha256(encoded)
+    values.put(org_id, digest, encoded)
+    return value.Stored(digest, len(encoded))
+
+
+def new_run(
+    plan: Plan,
+    given: Any,
+    *,
+    run_id: RunId,
+    now: int,
+    by: str,
+    values: ValueStore,
+    org_id: OrgId = LOCAL_ORG,
+    options: dict[str, Any] | None = None,
+    priority: int = 0,
+    parent: RunId | None = None,
+    idempotency_key: str | None = None,
+) -> NewRun:
+    """What `Journal.submit` takes. Applies the input's defaults; raises `RefusedError` for a wrong input.
+
+    The Plan is put into the value store, where workers find it.
+    """
+    prepared = prepare_input(plan.input_schema, given)
+    values.put(org_id, sha256(plan.encoded), plan.encoded)
+    submitted = ev.RunSubmitted(
+        plan=plan.id,
+        input=keep(values, org_id, prepared),
+        pipeline=plan.name,
+        version=plan.version,
+        parent=parent,
+        options=options or {},
+    )
+    return NewRun(
+        run_id=run_id,
+        org_id=org_id,
+        plan_id=plan.id,
+        plan=plan.encoded,
+        pipeline=plan.name,
+        version=plan.version,
+        events=(submitted,),
+        at=now,
+        by=by,
+        priority=priority,
+        parent=parent,
+        idempotency_key=idempotency_key,
+    )

@@ -1,0 +1,364 @@
+"""One run being walked: fold, ask, dispatch, append, again until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from flowmason import event as ev
+from flowmason.conductor.admission import Admission
+from flowmason.conductor.commands import answer
+from flowmason.conductor.dispatcher import Dispatcher
+from flowmason.conductor.endings import ended
+from flowmason.conductor.flights import Flight, Flights
+from flowmason.conductor.loading import load_state
+from flowmason.conductor.summary import summary
+from flowmason.errors import Code, FencedError, FlowMasonError, JournalError
+from flowmason.event import Recorded
+from flowmason.ids import StagePath, format_path
+from flowmason.journal import Append, Command, NewRun, RunRow
+from flowmason.policy import CANCEL_GRACE_S, FINALLY_BOUND_S, Effect
+from flowmason.report import Ended, Report
+from flowmason.state import Role, RunState, StageState, Status, TryState, decide
+from flowmason.state.retry import timed_out
+
+if TYPE_CHECKING:
+    from flowmason.conductor.conductor import Conductor
+
+log = logging.getLogger("flowmason.conductor")
+
+_EFFECT_EVENTS = (ev.StageStarted, ev.EffectRecorded)
+
+
+class Walker:
+    """Walks one claimed run until it ends, is paused, or is taken away."""
+
+    def __init__(self, conductor: Conductor, row: RunRow) -> None:
+        self.row = row
+        self.commands: deque[Command] = deque()
+        self.state: RunState
+        self.flights = Flights()
+        self._conductor = conductor
+        self._inbox: deque[tuple[Flight, Report]] = deque()
+        self._wake = asyncio.Event()
+        self._answered: list[str] = []
+        self._children: list[NewRun] = []
+        self._deadlines: dict[StagePath, float] = {}
+        self._closing: set[StagePath] = set()
+        self._tries: dict[StagePath, StageState] = {}
+        self._helpers: set[asyncio.Task[None]] = set()
+        self._refusals = 0
+
+    def take(self, command: Command) -> bool:
+        """Queue a command, unless it is queued already."""
+        if command.id in self._answered or any(command.id == other.id for other in self.commands):
+            return False
+        self.commands.append(command)
+        return True
+
+    def nudge(self) -> None:
+        """Something happened that the walker should look at."""
+        self._wake.set()
+
+    async def walk(self) -> None:
+        """Walk. Returns once the run is no longer ours; raises nothing but cancellation."""
+        try:
+            self.state = await load_state(self._conductor.journal, self.row)
+            self.state.epoch = self.row.epoch
+            self._dispatcher = Dispatcher(self.state, self.flights, self._conductor.executor, self.row.org_id)
+            self._admission = Admission(self._conductor, self.state, self.row.org_id)
+            await self._walk()
+        except FencedError:
+            log.info("run %s belongs to another conductor now", self.row.run_id)
+        except JournalError as error:
+            log.error("run %s: the journal refused: %s", self.row.run_id, error)
+            self._conductor.broken(self.row.run_id, error)
+        finally:
+            await self._land()
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    async def _walk(self) -> None:
+        batch: list[ev.Event] = []
+        for command in await self._conductor.journal.commands([self.row.run_id]):
+            self.take(command)
+        if not self.state.ended and self.state.status is not Status.PAUSED:
+            first: ev.Event = ev.RunStarted() if self.state.status is Status.QUEUED else ev.RunAdopted(self.row.epoch)
+            self._apply(first, batch)
+            self._adopt()
+        while True:
+            await self._step(batch)
+            if self.state.ended or self.state.status is Status.PAUSED:
+                return
+            batch = []
+            await self._sleep()
+
+    def _adopt(self) -> None:
+        """Take up what an earlier conductor left: effects in doubt and open bodies."""
+        clock = self._clock()
+        for stage in self.state.in_doubt():
+            self._submit(self._dispatcher.attach(stage, clock))
+        self._watch_bodies()
+
+    async def _step(self, batch: list[ev.Event]) -> None:
+        """Take in what has come, let the state move, send out what may go, and commit it all."""
+        while self.commands:
+            command = self.commands.popleft()
+            self._answered.append(command.id)
+            for event in answer(self.state, command):
+                self._apply(event, batch)
+            if command.name == "resume" and not self.state.ended:
+                self._watch_bodies()
+        while self._inbox:
+            flight, report = self._inbox.popleft()
+            await self._report(flight, report, batch)
+        self._overdue(batch)
+        effects: list[Flight] = []
+        while True:
+            self._advance(batch)
+            if self.state.ended or self.state.pausing or self.state.status is not Status.RUNNING:
+                break
+            dispatched = self._dispatcher.dispatch(self._conductor.room(), self._conductor.now(), self._clock())
+            for flight in dispatched.pure:
+                self._submit(flight)
+            effects += dispatched.effects
+            self._conductor.reserved(dispatched.effects)
+            for started in dispatched.events:
+                self._apply(started, batch)
+            if not any(isinstance(event, ev.StageFailed) for event in dispatched.events):
+                break
+        if self.state.pausing and not self.flights and not self.state.ended:
+            self._apply(ev.RunPaused(), batch)
+        await self._commit(batch)
+        for flight in effects:
+            self._submit(flight, reserved=True)
+        self._cancel_unwanted()
+
+    def _watch_bodies(self) -> None:
+        for stage in list(self.state.stages.values()):
+            if stage.status is Status.RUNNING and stage.body is not None:
+                self._watch(stage)
+
+    def _advance(self, batch: list[ev.Event]) -> None:
+        """Apply what follows from the state until nothing does."""
+        while True:
+            if not self.state.ended and not self.state.pausing:
+                self._dispatcher.open_items()
+            runnable: list[StageState] = []
+            events = decide(self.state, self._conductor.now(), runnable)
+            self._dispatcher.offer(runnable)
+            for event in events:
+                self._apply(event, batch)
+            if not events:
+                return
+
+    def _apply(self, event: ev.Event, batch: list[ev.Event]) -> None:
+        batch.append(event)
+        self.state.apply(event, at=self._conductor.now())
+        if isinstance(event, ev.StageExpanded):
+            self._watch(self.state.stages[event.path])
+
+    def _watch(self, stage: StageState) -> None:
+        """Keep an eye on a body: its time, its items, its cleanup."""
+        if isinstance(stage.body, TryState):
+            self._tries[stage.path] = stage
+        elif stage.stage.kind == "foreach":
+            self._dispatcher.loops[stage.path] = stage
+        if stage.stage.body_timeout_ms is not None and stage.path not in self._deadlines:
+            self._deadlines[stage.path] = self._clock() + stage.stage.body_timeout_ms / 1000
+
+    async def _report(self, flight: Flight, report: Report, batch: list[ev.Event]) -> None:
+        flight.heard = self._clock()
+        before = len(batch)
+        for proposed in report.events:
+            for event in await self._admission.admit(proposed):
+                self._apply(event, batch)
+        self._children += self._admission.take_children()
+        self._conductor.side(self.row, report)
+        if report.released:
+            self.flights.release(flight, report)
+            self._dispatcher.learn(flight, in_time=False)
+        if report.ended is None:
+            return
+        flight.ended = report.ended
+        flight.running = report.running or flight.running
+        self.flights.remove(flight)
+        if report.ended is Ended.REFUSED and not flight.region.attach:
+            await self._refused(flight, report, batch)
+            return
+        if len(batch) > before:
+            self._refusals = 0
+        if report.ended is Ended.DONE and not flight.released:
+            self._dispatcher.learn(flight, in_time=True)
+        jitter = self._conductor.rng.random()
+        for event in ended(self.state, self.flights, flight, report, now=self._conductor.now(), jitter=jitter):
+            self._apply(event, batch)
+
+    async def _refused(self, flight: Flight, report: Report, batch: list[ev.Event]) -> None:
+        """Nothing has run: send it again, unless workers keep refusing."""
+        self._refusals += 1
+        if self._refusals <= 5 and not flight.cancelling:
+            await asyncio.sleep(0.02 * self._refusals)
+            if flight.effect is not None and flight.effect.status is Status.RUNNING:
+                again = Flight(flight.region, flight.load, self._clock(), flight.patience)
+                self.flights.add(again)
+                self._submit(again)
+            return
+        lost = Report(region=report.region, ended=Ended.LOST, failure=report.failure)
+        flight.running = flight.running or tuple(stage.path for stage in flight.load.stages[:1])
+        for event in ended(self.state, self.flights, flight, lost, now=self._conductor.now(), jitter=0.5):
+            self._apply(event, batch)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _overdue(self, batch: list[ev.Event]) -> None:
+        clock = self._clock()
+        for path, stage in list(self._tries.items()):
+            if stage.ended:
+                del self._tries[path]
+            elif isinstance(stage.body, TryState) and stage.body.phase is Role.CLEANUP and path not in self._closing:
+                self._closing.add(path)
+                bound = clock + FINALLY_BOUND_S
+                self._deadlines[path] = bound
+        for path, deadline in list(self._deadlines.items()):
+            found = self.state.stages.get(path)
+            if found is None or found.ended or found.body is None:
+                del self._deadlines[path]
+                self._closing.discard(path)
+            elif clock >= deadline:
+                del self._deadlines[path]
+                limit = found.stage.body_timeout_ms or int(FINALLY_BOUND_S * 1000)
+                self._apply(ev.StageFailing(path=path, failure=timed_out(format_path(path), limit)), batch)
+        for flight in list(self.flights.by_id.values()):
+            if not flight.timed_out and not flight.cancelling and clock >= flight.heard + flight.patience:
+                flight.timed_out = flight.cancelling = True
+                self._help(self._conductor.executor.cancel(flight.region.id, grace_s=0.0))
+
+    async def _sleep(self) -> None:
+        """Wait for a report, a command or the next moment at which something is due."""
+        if self._inbox or self.commands:
+            self._wake.clear()
+            await asyncio.sleep(0)
+            return
+        clock, waits = self._clock(), []
+        at = self._dispatcher.next_at()
+        if at is not None:
+            waits.append(max(0.001, (at - self._conductor.now()) / 1000))
+        waits += [max(0.001, deadline - clock) for deadline in self._deadlines.values()]
+        waits += [
+            max(0.001, flight.heard + flight.patience - clock)
+            for flight in self.flights.by_id.values()
+            if not flight.timed_out and not flight.cancelling
+        ]
+        try:
+            await asyncio.wait_for(self._wake.wait(), min(waits, default=None))
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    # -- flights ---------------------------------------------------------------------------------
+
+    def _submit(self, flight: Flight, *, reserved: bool = False) -> None:
+        if not reserved:
+            self._conductor.reserved([flight])
+        flight.task = asyncio.get_running_loop().create_task(self._listen(flight))
+
+    async def _listen(self, flight: Flight) -> None:
+        try:
+            async for report in self._conductor.executor.submit(flight.region):
+                self._inbox.append((flight, report))
+                self._wake.set()
+        except FlowMasonError as error:
+            lost = Report(region=flight.region.id, ended=Ended.LOST, failure=error.failure)
+            self._inbox.append((flight, lost))
+            self._wake.set()
+        finally:
+            self._conductor.landed(flight)
+
+    def _cancel_unwanted(self) -> None:
+        """End flights that nobody waits for; an effect that only fell to a failure may finish."""
+        for flight in list(self.flights.by_id.values()):
+            if flight.cancelling or flight.wanted():
+                continue
+            stage = flight.effect
+            if stage is not None and stage.status is Status.RUNNING and not self.state.ended:
+                doom = stage.scope.doomed
+                if doom is not None and doom.gentle:
+                    continue
+            flight.cancelling = True
+            self._help(self._conductor.executor.cancel(flight.region.id, grace_s=CANCEL_GRACE_S))
+
+    def _help(self, coroutine: object) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
+        self._helpers.add(task)
+        task.add_done_callback(self._helpers.discard)
+
+    async def _land(self) -> None:
+        """The run is no longer walked here: end what is still in the air."""
+        flights = list(self.flights.by_id.values())
+        for flight in flights:
+            if not flight.cancelling:
+                self._help(self._conductor.executor.cancel(flight.region.id, grace_s=CANCEL_GRACE_S))
+        tasks = [flight.task for flight in flights if flight.task is not None]
+        if tasks:
+            await asyncio.wait([*tasks, *self._helpers], timeout=2 * CANCEL_GRACE_S)
+        for task in tasks:
+            task.cancel()
+
+    # -- the journal -----------------------------------------------------------------------------
+
+    async def _commit(self, batch: list[ev.Event]) -> None:
+        state, now = self.state, self._conductor.now()
+        over = state.ended or state.status is Status.PAUSED
+        if not (batch or self._answered or over):
+            return
+        append = Append(
+            run_id=self.row.run_id,
+            org_id=self.row.org_id,
+            epoch=self.row.epoch,
+            seq=state.seq - len(batch),
+            events=tuple(batch),
+            at=now,
+            by=self._conductor.id,
+            status=str(state.status),
+            taken=tuple(self._answered),
+            release=over,
+            summary=summary(state) if over else None,
+            durable=over or any(isinstance(event, _EFFECT_EVENTS) or self._of_effect(event) for event in batch),
+            children=tuple(self._children),
+        )
+        await self._append(append)
+        self._answered, self._children = [], []
+        first = append.seq + 1
+        self._conductor.publish(
+            self.row.run_id,
+            [Recorded(self.row.run_id, first + n, now, append.by, event) for n, event in enumerate(batch)],
+        )
+
+    async def _append(self, append: Append) -> None:
+        """Append; where the store is full or away for a while, wait for it within reason."""
+        delay, waited = 0.05, 0.0
+        while True:
+            try:
+                await self._conductor.journal.append(append)
+                return
+            except FencedError:
+                raise
+            except JournalError as error:
+                if error.failure.code != Code.STORAGE or waited >= self._conductor.storage_patience_s:
+                    raise
+                log.warning("run %s: %s; trying again", self.row.run_id, error)
+                await asyncio.sleep(delay)
+                waited += delay
+                delay = min(delay * 2, 5.0)
+
+    def _of_effect(self, event: ev.Event) -> bool:
+        if not isinstance(event, ev.StageFinished | ev.StageFailed | ev.StageRetried):
+            return False
+        stage = self.state.stages.get(event.path)
+        return stage is not None and stage.stage.effect is not Effect.PURE
+
+    def _clock(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,115 @@
+"""`context.llm`: the stage's language model, its tokens streamed and accounted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from flowmason.component import parse_json
+from flowmason.errors import Code, FlowMasonError
+from flowmason.model import ModelProvider, ModelRequest, ModelResponse
+from flowmason.report import Delta
+from flowmason.state import StageState
+
+if TYPE_CHECKING:
+    from flowmason.region.context import StageContext
+    from flowmason.region.run import RegionRun
+
+
+class StageLLM:
+    """Chooses provider and model: by the call, the stage's `llm_settings`, the run, the project."""
+
+    def __init__(self, run: RegionRun, stage: StageState, context: StageContext, provider: str | None = None) -> None:
+        self._run = run
+        self._stage = stage
+        self._context = context
+        self._chosen = provider
+        self._settings: Mapping[str, Any] = stage.stage.llm or {}
+
+    @property
+    def provider_name(self) -> str:
+        return self._provider_name(None)
+
+    def _provider_name(self, asked: str | None) -> str:
+        name = asked or self._chosen or self._settings.get("provider") or self._run.region.options.get("provider")
+        name = name or self._run.worker.services.default_provider
+        if not name:
+            raise FlowMasonError(
+                "no model provider is chosen for this stage",
+                code=Code.NO_PROVIDER,
+                help='Set "providers": {"default": …} in flowmason.json, llm_settings.provider on the stage, '
+                "or pass --provider. The mock provider must be asked for by name.",
+            )
+        return str(name)
+
+    def provider(self, asked: str | None = None) -> ModelProvider:
+        """The provider that a call without further wishes goes to."""
+        return self._run.worker.services.provider(self._provider_name(asked))
+
+    async def generate(
+        self,
+        prompt: str,
+        system_prompt: str | None = None,
+        model: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        *,
+        schema: Mapping[str, Any] | None = None,
+        provider: str | None = None,
+        stop_sequences: Sequence[str] | None = None,
+        top_p: float | None = None,
+    ) -> ModelResponse:
+        """Ask once; see `flowmason.component.LLM.generate`."""
+        settings = self._settings
+        request = ModelRequest(
+            prompt=prompt,
+            system_prompt=system_prompt,
+            model=model or settings.get("model"),
+            temperature=_first(settings.get("temperature"), temperature),
+            max_tokens=_first(settings.get("max_tokens"), max_tokens),
+            top_p=_first(settings.get("top_p"), top_p),
+            stop_sequences=tuple(stop_sequences or settings.get("stop_sequences") or ()),
+            json_schema=dict(schema) if schema is not None else None,
+            timeout_s=self._stage.stage.timeout_ms / 1000,
+        )
+        response = await self.provider(provider).generate(request, self._delta)
+        self._context.add_usage(response.usage)
+        return response
+
+    async def generate_async(self, *arguments: Any, **options: Any) -> ModelResponse:
+        """The same as `generate`."""
+        return await self.generate(*arguments, **options)
+
+    async def generate_stream(self, prompt: str, *arguments: Any, **options: Any) -> AsyncIterator[str]:
+        """The answer in pieces, as they come."""
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        plain = self._delta
+
+        def tee(text: str) -> None:
+            plain(text)
+            pieces.put_nowait(text)
+
+        self._delta = tee  # type: ignore[method-assign]
+        call = asyncio.create_task(self.generate(prompt, *arguments, **options))
+        call.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            await call
+        finally:
+            self._delta = plain  # type: ignore[method-assign]
+            if not call.done():
+                call.cancel()
+
+    def parse_json(self, text: str) -> Any:
+        """The JSON in a model's answer."""
+        return parse_json(text)
+
+    def _delta(self, text: str) -> None:
+        path, attempt = self._stage.path, self._stage.attempt
+        self._run.side(Delta(path, attempt, self._run.number(path, attempt), text))
+
+
+def _first(*candidates: Any) -> Any:
+    return next((item for item in candidates if item is not None), None)

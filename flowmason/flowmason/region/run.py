@@ -1,0 +1,260 @@
+"""One region being run: its pieces as a small `RunState`, lanes that pull ready stages, an outbox of reports.
+
+The loop thread proposes; a pulse (a thread of the worker) sends what has been proposed every 20 ms, also
+while a component blocks the loop, and says once when the region's time is over what is still under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from flowmason import event as ev
+from flowmason.dispatch import error_of, local_values
+from flowmason.errors import Failure
+from flowmason.executor import Emit
+from flowmason.ids import StagePath
+from flowmason.plan import Plan
+from flowmason.region.data import Data
+from flowmason.region.items import ItemLoop
+from flowmason.region.stage import perform
+from flowmason.report import Delta, Ended, LogLine, Piece, Progress, Region, Report, Side
+from flowmason.state import ForeachState, Role, RunState, ScopeState, StageState, decide
+from flowmason.state.tree import Given, Status
+from flowmason.value import Value
+
+if TYPE_CHECKING:
+    from flowmason.region.worker import Worker
+
+
+class RegionRun:
+    """The running of one region. `worker` is what all regions of the process share."""
+
+    def __init__(self, worker: Worker, region: Region, plan: Plan, emit: Emit) -> None:
+        self.worker = worker
+        self.region = region
+        self.data = Data(worker.values, region.org_id)
+        self.state = RunState(region.run_id, plan)
+        self.state.status = Status.RUNNING
+        self.lists: dict[int, list[Any]] = {}
+        self.pieces: dict[int, Piece] = {}
+        self._emit = emit
+        self._queue: deque[StageState] = deque()
+        self._loops: deque[ItemLoop] = deque()
+        self._allowed: set[StagePath] = set()
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._deadline = worker.monotonic() + region.budget_ms / 1000
+        self._lock = threading.Lock()
+        self._events: list[ev.StageEvent] = []
+        self._side: list[Side] = []
+        self._running: dict[StagePath, None] = {}
+        self._released = False
+        self._numbers: dict[tuple[StagePath, int], int] = {}
+
+    # -- the loop's side -------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run what the region's time allows; the last report carries `ended`."""
+        try:
+            for piece in self.region.pieces:
+                self._open(piece)
+            self._settle()
+            while self._lanes:
+                await self._idle.wait()
+                self._idle.clear()
+            self._collect(final=True)
+        except asyncio.CancelledError:
+            await self._stop()
+            self.flush(Ended.CANCELLED)
+            raise
+        self.flush(Ended.DONE)
+
+    @property
+    def over(self) -> bool:
+        """Whether the region's time is over: nothing new starts."""
+        return self.worker.monotonic() >= self._deadline
+
+    def propose(self, event: ev.StageEvent) -> None:
+        """Propose an event, and take it into the region's own state."""
+        self._events.append(event)
+        self.state.apply(event)
+
+    def side(self, entry: Side) -> None:
+        """Send something beside the journal."""
+        self._side.append(entry)
+
+    def number(self, path: StagePath, attempt: int) -> int:
+        """The next number of a side stream."""
+        key = (path, attempt)
+        self._numbers[key] = n = self._numbers.get(key, 0) + 1
+        return n
+
+    def under_way(self, path: StagePath, running: bool) -> None:
+        """Note what is being executed."""
+        if running:
+            self._running[path] = None
+        else:
+            self._running.pop(path, None)
+
+    def _open(self, piece: Piece) -> None:
+        plan = self.worker.plan_of(self.region, piece.plan)
+        self.state.plans[piece.plan] = plan
+        first = plan.stages[piece.stages[0]]
+        scope = self.worker.scope_of(plan, first.id)
+        given = Given(piece.seeds, piece.choices, frozenset(piece.skipped))
+        opened = self.state.open_scope(
+            scope, plan, piece.scope, Role.PIECE, None, input=piece.input, only=frozenset(piece.stages), given=given
+        )
+        self.pieces[id(opened)] = piece
+        for name, (attempt, round_) in piece.attempts.items():
+            state = opened.stages[name]
+            state.attempt, state.round = attempt, round_
+            state.base = attempt - 1 if round_ > 1 else 0
+        self._allowed.update(state.path for state in opened.stages.values())
+        if piece.items:
+            owner = opened.stages[first.id]
+            self.state.fresh.clear()
+            total = max(stop for _, stop in piece.items)
+            owner.status = Status.RUNNING
+            opened.busy += 1
+            assert piece.item_values is not None
+            owner.body = ForeachState(total, piece.item_values, dict(piece.expanded), done=bytearray(total))
+            self._loops.append(ItemLoop(self, owner, piece.items))
+
+    def _settle(self) -> None:
+        """Propose what follows from the state, queue what may start, and open lanes for it."""
+        while True:
+            runnable: list[StageState] = []
+            now = self.worker.now()
+            events = decide(self.state, now, runnable)
+            for stage in runnable:
+                if stage.stage.pure or self.region.effect:
+                    if stage.not_before <= now:
+                        self._queue.append(stage)
+            for event in events:
+                self.propose(event)  # type: ignore[arg-type]
+                if isinstance(event, ev.StageExpanded):
+                    self._expanded(event.path)
+            if not events:
+                break
+        wanted = len(self._queue) + sum(loop.wanted for loop in self._loops)
+        while len(self._lanes) < min(self.region.slots, wanted) and not self.over:
+            task = asyncio.get_running_loop().create_task(self._lane())
+            self._lanes.add(task)
+            task.add_done_callback(self._lane_ended)
+
+    def _lane_ended(self, task: asyncio.Task[None]) -> None:
+        self._lanes.discard(task)
+        if not self._lanes:
+            self._idle.set()
+
+    async def _lane(self) -> None:
+        while self._queue or self._loops:
+            if self.over and not self.region.effect:
+                return
+            if self._queue:
+                stage = self._queue.popleft()
+                if not stage.ready:
+                    continue
+                await self._one(stage)
+            else:
+                loop = self._loops[0]
+                if not loop.wanted:
+                    self._loops.rotate(-1)
+                    if not any(each.wanted for each in self._loops):
+                        self._loops = deque(each for each in self._loops if not each.finished)
+                        return
+                    continue
+                await loop.step()
+            self._settle()
+
+    async def _one(self, stage: StageState) -> None:
+        self.under_way(stage.path, True)
+        try:
+            event = await perform(self, stage)
+        finally:
+            self.under_way(stage.path, False)
+        self.propose(event)
+        if isinstance(event, ev.StageExpanded):
+            self._expanded(event.path)
+
+    def _expanded(self, path: StagePath) -> None:
+        owner = self.state.stages[path]
+        body = owner.body
+        if isinstance(body, ForeachState) and owner.stage.pure and body.total:
+            self._loops.append(ItemLoop(self, owner, ((0, body.total),)))
+
+    def _collect(self, *, final: bool = False) -> None:
+        for loop in self._loops:
+            loop.collect()
+        if final:
+            while True:
+                events = decide(self.state, self.worker.now(), [])
+                for event in events:
+                    self.propose(event)  # type: ignore[arg-type]
+                if not events:
+                    return
+
+    async def _stop(self) -> None:
+        lanes = list(self._lanes)
+        for lane in lanes:
+            lane.cancel()
+        if lanes:
+            await asyncio.wait(lanes)
+        self._collect()
+
+    # -- what stages see -------------------------------------------------------------------------
+
+    def piece_of(self, scope: ScopeState) -> Piece:
+        """The piece that a scope (or the scopes around it) came in with."""
+        here: ScopeState | None = scope
+        while here is not None:
+            if here.role is Role.PIECE:
+                return self.pieces[id(here)]
+            here = here.owner.scope if here.owner is not None else None
+        raise KeyError("a scope without a piece")
+
+    def locals_of(self, stage: StageState) -> Mapping[str, tuple[Value, int]]:
+        """The loop variables around a stage."""
+        piece = self.piece_of(stage.scope)
+        inner = local_values(stage.scope)
+        return {**piece.locals, **inner} if inner else piece.locals
+
+    def error_of(self, stage: StageState) -> Failure | None:
+        """The failure that the stage's catch deals with."""
+        return error_of(stage.scope) or self.piece_of(stage.scope).error
+
+    def input_of(self, stage: StageState) -> Any:
+        """`input` of the stage's pipeline."""
+        return None if stage.scope.input is None else self.data.load(stage.scope.input)
+
+    # -- the pulse's side ------------------------------------------------------------------------
+
+    def flush(self, ended: Ended | None = None, failure: Failure | None = None) -> None:
+        """Send what has been proposed since the last time; called from the loop and from the pulse."""
+        with self._lock:
+            events, self._events = self._events, []
+            side, self._side = self._side, []
+            released = not self._released and ended is None and self.over and not self.region.effect
+            if not (events or side or released or ended is not None):
+                return
+            if released:
+                self._released = True
+            self._emit(
+                Report(
+                    region=self.region.id,
+                    events=tuple(events),
+                    logs=tuple(entry for entry in side if isinstance(entry, LogLine)),
+                    deltas=tuple(entry for entry in side if isinstance(entry, Delta)),
+                    progress=tuple(entry for entry in side if isinstance(entry, Progress)),
+                    released=released,
+                    running=tuple(self._running) if released or ended is not None else (),
+                    ended=ended,
+                    failure=failure,
+                    worker=self.worker.name,
+                )
+            )

@@ -1,0 +1,154 @@
+"""One attempt of one stage: evaluate its inputs, run its component, propose what happened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from flowmason import event as ev
+from flowmason.ids import format_path
+from flowmason.plan import Kind, SubPipelineBody
+from flowmason.region.context import StageContext
+from flowmason.region.failures import failure_of
+from flowmason.region.roots import Roots, Upstream, error_root, local_makers
+from flowmason.state import StageState
+from flowmason.state.retry import after_failure, timed_out
+from flowmason.value import Value
+
+if TYPE_CHECKING:
+    from flowmason.region.run import RegionRun
+
+_CONTROL = frozenset({Kind.CONDITIONAL, Kind.ROUTER, Kind.FOREACH, Kind.TRYCATCH, Kind.SUBPIPELINE, Kind.RETURN})
+
+
+async def perform(run: RegionRun, stage: StageState) -> ev.StageEvent:
+    """Run one attempt; whatever a component does comes out as an event. Only cancellation is raised."""
+    started_at, clock = run.worker.now(), run.worker.monotonic()
+    context: StageContext | None = None
+    try:
+        inputs, context = _prepare(run, stage)
+        if stage.stage.kind in _CONTROL:
+            return await _control(run, stage, inputs, started_at, clock)
+        if stage.stage.kind is Kind.OUTPUT:
+            output = run.data.keep(run.worker.checked_output(stage, inputs))
+        else:
+            output = run.data.keep(await execute(run, stage, inputs, context))
+        return ev.StageFinished(
+            path=stage.path,
+            attempt=stage.attempt,
+            output=output,
+            started_at=started_at,
+            duration_ms=(run.worker.monotonic() - clock) * 1000,
+            usage=context.usage,
+        )
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return failed_attempt(run, stage, error, started_at, clock, context)
+
+
+def failed_attempt(
+    run: RegionRun,
+    stage: StageState,
+    error: BaseException,
+    started_at: int,
+    clock: float,
+    context: StageContext | None,
+) -> ev.StageFailed | ev.StageRetried:
+    """The event for an attempt that raised."""
+    path = format_path(stage.path)
+    if isinstance(error, _TimedOut):
+        failure = timed_out(path, stage.stage.timeout_ms)
+    elif isinstance(error, KeyboardInterrupt | SystemExit):
+        # A component that calls sys.exit() ends its stage, not the worker.
+        failure = failure_of(RuntimeError(f"the component raised {type(error).__name__}"), path=path)
+    else:
+        failure = failure_of(error, path=path)
+    return after_failure(
+        stage,
+        run.worker.mask(failure),
+        now=run.worker.now(),
+        jitter=run.worker.jitter(),
+        started_at=started_at,
+        duration_ms=(run.worker.monotonic() - clock) * 1000,
+        usage=context.usage if context is not None else None,
+    )
+
+
+class _TimedOut(Exception):
+    pass
+
+
+def _prepare(run: RegionRun, stage: StageState) -> tuple[Any, StageContext]:
+    upstream = Upstream(run.data, lambda name: run.state.value_of(stage.scope, name))
+    context = StageContext(run, stage, upstream)
+    if stage.stage.kind is Kind.OUTPUT:
+        return upstream, context
+    return run.worker.template(stage.stage)(roots(run, stage, upstream, context), None), context
+
+
+def roots(run: RegionRun, stage: StageState, upstream: Upstream, context: StageContext) -> Roots:
+    """What the stage's templates can see."""
+    makers = local_makers(run.data, run.locals_of(stage), run.lists)
+    makers["input"] = lambda: run.input_of(stage)
+    makers["context"] = context.as_root
+    makers["env"] = run.worker.environment
+    makers["error"] = lambda: error_root(run.error_of(stage))
+    return Roots({"upstream": upstream}, makers)
+
+
+async def execute(run: RegionRun, stage: StageState, inputs: Mapping[str, Any], context: StageContext) -> Any:
+    """Run the stage's component on evaluated inputs, within its timeout; returns plain data."""
+    loaded = run.worker.component(stage.scope.plan.components[stage.stage.component])
+    instance, given = loaded.make(), loaded.validate(inputs)
+    timeout = asyncio.timeout(stage.stage.timeout_ms / 1000)
+    try:
+        async with timeout:
+            result = await instance.execute(given, context)
+    except TimeoutError:
+        if timeout.expired():
+            raise _TimedOut from None
+        raise
+    finally:
+        context.close()
+    return loaded.dump(result)
+
+
+async def _control(
+    run: RegionRun, stage: StageState, inputs: Mapping[str, Any], started_at: int, clock: float
+) -> ev.StageEvent:
+    decision = await run.worker.decision(run, stage, inputs)
+    kind = stage.stage.kind
+    if kind in (Kind.FOREACH, Kind.TRYCATCH) or kind is Kind.SUBPIPELINE:
+        items: Value | None = None
+        plan = None
+        given: Value | None = None
+        if kind is Kind.FOREACH:
+            items = run.data.keep(decision.items or [])
+        elif kind is Kind.SUBPIPELINE:
+            assert isinstance(stage.stage.body, SubPipelineBody)
+            plan = stage.stage.body.plan
+            given = run.data.keep(run.worker.sub_input(run, plan, decision.input))
+        return ev.StageExpanded(
+            path=stage.path,
+            attempt=stage.attempt,
+            settings=decision.settings,
+            items=items,
+            total=len(decision.items or []),
+            skipped=decision.skipped,
+            input=given,
+            pipeline=decision.pipeline,
+            plan=plan,
+            started_at=started_at,
+        )
+    output = decision.output["return_value"] if decision.returned is not None else decision.output
+    return ev.StageFinished(
+        path=stage.path,
+        attempt=stage.attempt,
+        output=run.data.keep(output),
+        started_at=started_at,
+        duration_ms=(run.worker.monotonic() - clock) * 1000,
+        choice=decision.choice,
+        returned=decision.returned,
+    )

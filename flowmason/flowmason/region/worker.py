@@ -1,0 +1,236 @@
+"""What all regions of one worker process share: Plans, components, providers, clients, the pulse."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowmason import control
+from flowmason.errors import Code, Failure, FlowMasonError, StageError
+from flowmason.executor import Emit, WorkerSettings
+from flowmason.expressions import prepare
+from flowmason.ids import Digest, OrgId, PlanId, StageId
+from flowmason.plan import ComponentRef, Plan, Scope, Stage
+from flowmason.plan import decode as decode_plan
+from flowmason.region.run import RegionRun
+from flowmason.report import Ended, Region, Report
+from flowmason.state import StageState
+from flowmason.values_fs import open_values
+
+if TYPE_CHECKING:
+    from flowmason.control import Decision
+    from flowmason.region.services import Services
+    from flowmason.registry import Loaded
+
+PULSE_S = 0.02
+
+
+class Worker:
+    """Runs regions in this process. Made once from settings that are sent to it."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        from flowmason.region.services import Services
+
+        self.settings = settings
+        self.values = open_values(settings.values_url)
+        self.services: Services = Services(settings)
+        self.name = f"{os.getpid()}@{socket.gethostname()}"
+        self._plans: dict[PlanId, Plan] = {}
+        self._templates: dict[int, tuple[Stage, Callable[[Mapping[str, Any], Any], Any]]] = {}
+        self._scopes: dict[PlanId, dict[StageId, Scope]] = {}
+        self._components: dict[str, Loaded] = {}
+        self._rng = random.Random()
+        self._active: weakref.WeakSet[RegionRun] = weakref.WeakSet()
+        self._pulse: threading.Thread | None = None
+        self.masker = self.services.masker
+
+    # -- regions ---------------------------------------------------------------------------------
+
+    async def run(self, region: Region, emit: Emit) -> None:
+        """The `RegionRunner`: run `region`, hand its reports to `emit`; the last one has `ended`."""
+        try:
+            plan = self._plan(region.org_id, region.plan)
+        except FlowMasonError as error:
+            emit(Report(region=region.id, ended=Ended.REFUSED, failure=error.failure, worker=self.name))
+            return
+        run = RegionRun(self, region, plan, emit)
+        self._beat(run)
+        try:
+            await run.run()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            from flowmason.region.failures import failure_of
+
+            failure = failure_of(error, path="")
+            run.flush(
+                Ended.LOST, Failure(code=Code.INTERNAL, message=f"the worker failed: {failure.message}", cause=failure)
+            )
+        finally:
+            self._active.discard(run)
+
+    def _beat(self, run: RegionRun) -> None:
+        self._active.add(run)
+        if self._pulse is None:
+            self._pulse = threading.Thread(
+                target=_pulse, args=(weakref.ref(self),), daemon=True, name="flowmason-pulse"
+            )
+            self._pulse.start()
+
+    def active(self) -> list[RegionRun]:
+        """The regions under way."""
+        return list(self._active)
+
+    # -- plans and templates ---------------------------------------------------------------------
+
+    def _plan(self, org_id: OrgId, plan_id: PlanId) -> Plan:
+        plan = self._plans.get(plan_id)
+        if plan is None:
+            plan = decode_plan(self.values.get(org_id, Digest(plan_id)))
+            plan.__dict__["id"] = plan_id
+            self._plans[plan_id] = plan
+            self._plans.update(plan.plans)
+        return plan
+
+    def plan_of(self, region: Region, plan_id: PlanId) -> Plan:
+        """A Plan by digest: cached, part of the region's own, or read from the value store."""
+        return self._plans.get(plan_id) or self._plan(region.org_id, plan_id)
+
+    def scope_of(self, plan: Plan, stage_id: StageId) -> Scope:
+        """The scope of `plan` in which a stage stands."""
+        table = self._scopes.get(plan.id)
+        if table is None:
+            table = {}
+            pending = [plan.scope]
+            while pending:
+                scope = pending.pop()
+                for stage in scope.stages:
+                    table[stage.id] = scope
+                    pending.extend(stage.scopes)
+            self._scopes[plan.id] = table
+        return table[stage_id]
+
+    def template(self, stage: Stage) -> Callable[[Mapping[str, Any], Any], Any]:
+        """The stage's inputs as a function of its roots, compiled once."""
+        found = self._templates.get(id(stage))
+        if found is None or found[0] is not stage:
+            found = (stage, prepare(stage.inputs))
+            self._templates[id(stage)] = found
+        return found[1]
+
+    # -- components ------------------------------------------------------------------------------
+
+    def component(self, ref: ComponentRef) -> Loaded:
+        """The component of a stage, imported once per digest."""
+        found = self._components.get(ref.digest)
+        if found is None:
+            from flowmason.registry import load_component
+
+            root, packages = self.settings.project_root, self.settings.packages_dir
+            found = load_component(
+                ref,
+                project_root=Path(root) if root else None,
+                packages_dir=Path(packages) if packages else None,
+            )
+            self._components[ref.digest] = found
+        return found
+
+    async def decision(self, run: RegionRun, stage: StageState, inputs: Mapping[str, Any]) -> Decision:
+        """What a control-flow stage decides: by the built-in rules, or by a component of the user's."""
+        ref = stage.scope.plan.components.get(stage.stage.component)
+        if ref is None or ref.target.startswith("flowmason.lab"):
+            return control.decide(stage.stage.kind, inputs)
+        from flowmason.region.custom_control import custom_decision
+
+        return await custom_decision(run, stage, inputs)
+
+    def sub_input(self, run: RegionRun, plan_id: PlanId | None, given: Any) -> Any:
+        """A sub-pipeline's input with defaults applied; checked where the Plan is known already."""
+        if plan_id is None:
+            return given
+        return _prepared_input(self.plan_of(run.region, plan_id), given)
+
+    def checked_output(self, stage: StageState, upstream: Mapping[str, Any]) -> Any:
+        """The pipeline's output, held against its `output_schema`. Raises `StageError`."""
+        from flowmason.expressions import ABSENT
+        from flowmason.inputs import check_output
+
+        plan = stage.scope.plan
+        if plan.output_stage is not None or len(plan.terminals) == 1:
+            found = upstream[plan.output_stage or plan.terminals[0]]
+            output = None if found is ABSENT else found
+        else:
+            parts = {end: upstream[end] for end in plan.terminals}
+            output = {end: part for end, part in parts.items() if part is not ABSENT}
+        failure = check_output(plan.output_schema, output)
+        if failure is not None:
+            raise StageError(failure.message, code=failure.code, details=failure.details, help=failure.help)
+        return output
+
+    # -- what contexts ask for -------------------------------------------------------------------
+
+    def environment(self) -> Mapping[str, str]:
+        """What `env.` may read."""
+        return self.services.environment
+
+    def secrets_for(self, stage: StageState) -> Any:
+        """The secrets that the stage's component declared."""
+        ref = stage.scope.plan.components[stage.stage.component]
+        return self.services.secrets_for(ref.secrets, ref.name)
+
+    @property
+    def cache(self) -> Any:
+        """The process's cache for components."""
+        return self.services.cache
+
+    def http(self) -> Any:
+        """The guarded HTTP client."""
+        return self.services.http()
+
+    def mask(self, failure: Failure) -> Failure:
+        """The failure without secret values."""
+        return self.services.mask_failure(failure)
+
+    def monotonic(self) -> float:
+        """Seconds of a clock that never goes back."""
+        return time.monotonic()
+
+    def now(self) -> int:
+        """Milliseconds since the epoch."""
+        return time.time_ns() // 1_000_000
+
+    def jitter(self) -> float:
+        """Uniform in 0..1; spreads retries."""
+        return self._rng.random()
+
+
+@lru_cache(maxsize=1)
+def _inputs_module() -> Any:
+    import flowmason.inputs as inputs
+
+    return inputs
+
+
+def _prepared_input(plan: Plan, given: Any) -> Any:
+    return _inputs_module().prepare_input(plan.input_schema, given)
+
+
+def _pulse(worker_ref: weakref.ref[Worker]) -> None:
+    """Every 20 ms send what regions have finished, also while a component blocks their loop."""
+    while True:
+        time.sleep(PULSE_S)
+        worker = worker_ref()
+        if worker is None:
+            return
+        for run in worker.active():
+            run.flush()
+        del worker
