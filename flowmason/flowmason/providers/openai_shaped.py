@@ -1,0 +1,174 @@
+"""Every server that speaks OpenAI's chat completions: OpenAI, Azure, vLLM, Ollama, llama.cpp, Groq, Gemini, …"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flowmason.egress import EgressPolicy
+from flowmason.model import ModelRequest, ModelResponse, OnDelta
+from flowmason.providers import failures
+from flowmason.providers.http_sdk import HttpProvider
+from flowmason.providers.prices import price
+from flowmason.providers.settings import ProviderSettings
+from flowmason.usage import Usage
+
+_NO_KEY = "none"  # the SDK wants one; servers without keys ignore it
+_CHARACTERS_PER_TOKEN = 4
+
+
+class OpenAIShapedProvider(HttpProvider):
+    """Chat completions through the `openai` SDK, always streamed.
+
+    Servers that do not know `stream_options` or a JSON Schema as `response_format` are asked again without; the schema
+    then goes into the system prompt. Where a server sends no usage, it is estimated (`Usage.estimated`).
+    """
+
+    sdk = "openai"
+
+    def __init__(
+        self,
+        name: str,
+        settings: ProviderSettings,
+        *,
+        base_url: str,
+        model: str,
+        key: str | None,
+        egress: EgressPolicy,
+        official: bool = False,
+    ) -> None:
+        super().__init__(name, settings, base_url=base_url, model=model, key=key, egress=egress)
+        self._official = official
+        self._usage_refused = False
+        self._schema_refused: set[str] = set()
+
+    def _connect(self, sdk: Any, http_client: Any) -> Any:
+        headers: dict[str, Any] = dict(self._headers)
+        if not self._official:  # the SDK reads these from the environment; they are for OpenAI only
+            headers = {"OpenAI-Organization": sdk.Omit(), "OpenAI-Project": sdk.Omit(), **headers}
+        return sdk.AsyncOpenAI(
+            api_key=self._key or _NO_KEY,
+            base_url=self.base_url,
+            max_retries=0,
+            http_client=http_client,
+            default_headers=headers,
+        )
+
+    async def _ask(self, client: Any, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
+        model = request.model or self.default_model
+        while True:
+            try:
+                stream = await client.chat.completions.create(**self._arguments(request, model))
+                break
+            except self._sdk.BadRequestError as error:
+                if not self._can_do_without(str(error), request, model):
+                    raise
+        pieces: list[str] = []
+        refusal: list[str] = []
+        finish: str | None = None
+        answered_by = model
+        usage: Usage | None = None
+        async with stream:
+            async for chunk in stream:
+                answered_by = chunk.model or answered_by
+                usage = _usage(chunk.usage) or usage
+                for choice in chunk.choices:
+                    finish = choice.finish_reason or finish
+                    if choice.delta.content:
+                        pieces.append(choice.delta.content)
+                        on_delta(choice.delta.content)
+                    if choice.delta.refusal:
+                        refusal.append(choice.delta.refusal)
+        if finish is None:
+            raise failures.unreachable(self.name, "the answer broke off")
+        if refusal and not pieces:
+            pieces, finish = refusal, "refusal"
+            on_delta("".join(refusal))
+        text = "".join(pieces)
+        usage = usage or _estimate(request, text)
+        return ModelResponse(text, answered_by, finish, price(self.name, answered_by, usage, own=self._price))
+
+    def _arguments(self, request: ModelRequest, model: str) -> dict[str, Any]:
+        messages = [{"role": turn.role, "content": turn.content} for turn in request.conversation()]
+        system = request.system_prompt or ""
+        arguments: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
+        if not self._usage_refused:
+            arguments["stream_options"] = {"include_usage": True}
+        if request.json_schema is not None:
+            if model in self._schema_refused:
+                wish = "Answer with nothing but JSON that fits this JSON Schema:\n" + json.dumps(request.json_schema)
+                system = f"{system}\n\n{wish}" if system else wish
+            else:
+                arguments["response_format"] = {
+                    "type": "json_schema",
+                    "json_schema": {
+                        "name": "answer",
+                        "schema": request.json_schema,
+                        "strict": fits_strict_mode(request.json_schema),
+                    },
+                }
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        if request.max_tokens is not None:
+            # OpenAI's newer models refuse the old name, other servers do not know the new one.
+            arguments["max_completion_tokens" if self._official else "max_tokens"] = request.max_tokens
+        for name, value in (("temperature", request.temperature), ("top_p", request.top_p)):
+            if value is not None:
+                arguments[name] = value
+        if request.stop_sequences:
+            arguments["stop"] = list(request.stop_sequences)
+        if request.idempotency_key is not None:
+            arguments["extra_headers"] = {"Idempotency-Key": request.idempotency_key}
+        if self._body:
+            arguments["extra_body"] = self._body
+        return arguments
+
+    def _can_do_without(self, message: str, request: ModelRequest, model: str) -> bool:
+        """Whether the refused call named something that it can be repeated without."""
+        if "stream_options" in message and not self._usage_refused:
+            self._usage_refused = True
+            return True
+        unknown = "response_format" in message or "json_schema" in message
+        if unknown and request.json_schema is not None and model not in self._schema_refused:
+            self._schema_refused.add(model)
+            return True
+        return False
+
+
+def fits_strict_mode(schema: Any) -> bool:
+    """Whether OpenAI's strict mode takes the schema: every object closed, and every property required."""
+    if isinstance(schema, Mapping):
+        properties = schema.get("properties")
+        if schema.get("type") == "object" or properties is not None:
+            closed = schema.get("additionalProperties") is False
+            if not closed or set(properties or ()) != set(schema.get("required", ())):
+                return False
+        if "default" in schema or "oneOf" in schema or "allOf" in schema:
+            return False
+        return all(fits_strict_mode(value) for value in schema.values())
+    if isinstance(schema, list):
+        return all(fits_strict_mode(value) for value in schema)
+    return True
+
+
+def _usage(given: Any) -> Usage | None:
+    if given is None:
+        return None
+    details = given.prompt_tokens_details
+    return Usage(
+        input_tokens=given.prompt_tokens or 0,
+        output_tokens=given.completion_tokens or 0,
+        cached_tokens=(details.cached_tokens or 0) if details is not None else 0,
+        calls=1,
+    )
+
+
+def _estimate(request: ModelRequest, text: str) -> Usage:
+    asked = len(request.system_prompt or "") + sum(len(turn.content) for turn in request.conversation())
+    return Usage(
+        input_tokens=-(-asked // _CHARACTERS_PER_TOKEN),
+        output_tokens=-(-len(text) // _CHARACTERS_PER_TOKEN),
+        calls=1,
+        estimated=True,
+    )
