@@ -6,11 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
+from flowmason import places
+
 
 def home_dir() -> Path:
     """`FLOWMASON_HOME`, else `~/.flowmason`."""
-    given = os.environ.get("FLOWMASON_HOME")
-    return Path(given).expanduser() if given else Path.home() / ".flowmason"
+    return places.home_dir(os.environ)
 
 
 def packages_dir() -> Path:
