@@ -75,11 +75,17 @@ def _unique(specs: Iterable[ComponentSpec], taken: set[str], faults: list[Fault]
     for spec in specs:
         where = spec.package or spec.target.partition(":")[0]
         if spec.name in taken:
-            faults.append(Fault(f"the name {spec.name!r} belongs to a built-in component; choose another", file=where))
+            faults.append(
+                Fault(f"the name {spec.name!r} belongs to a built-in component; choose another", "$", file=where)
+            )
         elif spec.id in kept:
             first = kept[spec.id]
             faults.append(
-                Fault(f"{spec.id} is already declared by {first.package or first.target.partition(':')[0]}", file=where)
+                Fault(
+                    f"{spec.id} is already declared by {first.package or first.target.partition(':')[0]}",
+                    "$",
+                    file=where,
+                )
             )
         else:
             kept[spec.id] = spec
