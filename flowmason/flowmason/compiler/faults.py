@@ -1,0 +1,86 @@
+"""Collecting everything that is wrong with a pipeline, so that it is all told at once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+from flowmason.errors import Code, Fault, RefusedError, did_you_mean
+
+LAST = 1 << 30
+"""Where a fault stands that belongs to no stage."""
+_LIMIT = 200
+_PLAIN = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*\Z")
+
+
+class Faults:
+    """The faults found so far, each under the position of its stage in the file."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[int, Fault]] = []
+        self._seen: set[tuple[str, str]] = set()
+
+    def add(
+        self,
+        pointer: str,
+        reason: str,
+        *,
+        stage: int = LAST,
+        wrong: str | None = None,
+        known: Iterable[str] = (),
+        nearest: str | None = None,
+        code: str = Code.INVALID_DOCUMENT,
+    ) -> None:
+        """Note one fault. With `wrong`, the nearest of `known` is suggested; `stage` is its position in the file."""
+        if (pointer, reason) in self._seen:
+            return
+        self._seen.add((pointer, reason))
+        if nearest is None and wrong is not None:
+            nearest = close_to(wrong, known)
+        self._found.append((stage, Fault(reason=reason, pointer=pointer, nearest=nearest, code=code)))
+
+    def take(self, fault: Fault, *, stage: int = LAST) -> None:
+        """Note a fault that somebody else put into words."""
+        self.add(fault.pointer, fault.reason, stage=stage, nearest=fault.nearest, code=fault.code)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def listed(self) -> list[Fault]:
+        """In file order; of very many the first 200, and one that says how many more there are."""
+        ordered = [fault for _, fault in sorted(self._found, key=lambda entry: entry[0])]
+        if len(ordered) > _LIMIT:
+            more = Fault(f"{len(ordered) - _LIMIT} more faults are not listed", "$")
+            return [*ordered[:_LIMIT], more]
+        return ordered
+
+    def raise_if_any(self) -> None:
+        """Raise `RefusedError` with all of them in file order, if there are any."""
+        if self._found:
+            raise RefusedError(self.listed)
+
+
+def close_to(wrong: str, known: Iterable[str]) -> str | None:
+    """The nearest of `known`; looks only at names of a like length, so that it stays quick in a large file."""
+    if len(wrong) > 100:
+        return None
+    plausible = [name for name in known if abs(len(name) - len(wrong)) <= 4]
+    if len(plausible) > 500:
+        plausible = [name for name in plausible if name[:1].lower() == wrong[:1].lower()][:500]
+    return did_you_mean(wrong, plausible)
+
+
+def below(pointer: str, key: str | int) -> str:
+    """The JSON path one step further: `$.a` and `b` give `$.a.b`."""
+    if isinstance(key, int):
+        return f"{pointer}[{key}]"
+    return f"{pointer}.{key}" if _PLAIN.match(key) else f"{pointer}[{json.dumps(key)}]"
+
+
+def some(names: Iterable[str], limit: int = 8) -> str:
+    """A few names for a message."""
+    listed = list(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more

@@ -1,0 +1,191 @@
+"""Variables: who sets them, who sees which, in which order."""
+
+from __future__ import annotations
+
+from flowmason.compiler.draft import Draft, Place, Work, climb, meet
+from flowmason.compiler.faults import some
+from flowmason.compiler.links import CONTEXT
+from flowmason.ids import StageId
+
+SETTER = "variable_set"
+LIMIT = 2_000_000
+"""Most (stage, variable) pairs of one Plan."""
+
+
+def attach_variables(work: Work) -> None:
+    """Give every stage the variables it sees, and check those that templates read. Scopes must be sorted."""
+    setters = _setters(work)
+    if setters:
+        sight = _Sight(setters)
+        total = 0
+        for place in _outside_in(work):
+            sight.enter(place)
+            for draft in place.members:
+                draft.variables = sight.of(draft)
+                total += sum(len(ids) for ids in draft.variables.values())
+                if total > LIMIT:
+                    work.faults.add("$.stages", f"more than {LIMIT} pairs of a stage and a variable that it sees")
+                    return
+        for draft in work.drafts:
+            _check_reads(work, draft, sight)
+        return
+    for draft in work.drafts:
+        _check_reads(work, draft, None)
+
+
+def _setters(work: Work) -> dict[StageId, str]:
+    found: dict[StageId, str] = {}
+    for draft in work.drafts:
+        if draft.spec is None or draft.spec.name != SETTER or "name" not in draft.inputs:
+            continue
+        name = draft.inputs["name"]
+        pointer = draft.at("name")
+        if not isinstance(name, str) or "{{" in name:
+            work.fault(draft, pointer, "the name of a variable must be written out, so that its readers can be checked")
+        elif not name.isidentifier():
+            work.fault(
+                draft, pointer, f"{name!r} cannot be the name of a variable: use letters, digits and underscores"
+            )
+        elif name in CONTEXT:
+            work.fault(draft, pointer, f"{name!r} is a field of context already")
+        elif any(name in (*loop.loop, "loop_item", "loop_index") for loop in draft.loops):
+            work.fault(draft, pointer, f"{name!r} is a loop variable here")
+        else:
+            found[draft.id] = name
+    return found
+
+
+def _outside_in(work: Work) -> list[Place]:
+    places = [work.root]
+    for place in places:
+        places.extend(inner for member in place.members for inner in member.places.values())
+    return places
+
+
+class _Sight:
+    """Which setters stand before which stage. Sets of setters are integers, one bit each."""
+
+    def __init__(self, setters: dict[StageId, str]) -> None:
+        self._setters = setters
+        self._before: dict[StageId, int] = {}
+        """Stage → the setters of its own scope among its ancestors."""
+        self._certain: set[StageId] = set()
+        """Stages that are never skipped."""
+        self._ordered: dict[Place, list[Draft]] = {}
+        """Scope → its setters in topological order; the bit is the position."""
+        self._masks: dict[Place, dict[str, int]] = {}
+        """Scope → variable → its setters."""
+
+    def enter(self, place: Place) -> None:
+        """Look at a scope, its members in topological order."""
+        setters = [member for member in place.members if member.id in self._setters]
+        self._ordered[place] = setters
+        bit = {member.id: 1 << position for position, member in enumerate(setters)}
+        masks = self._masks[place] = {}
+        for member in setters:
+            name = self._setters[member.id]
+            masks[name] = masks.get(name, 0) | bit[member.id]
+        for member in place.members:
+            before = 0
+            for need in member.needs:
+                before |= self._before.get(need, 0) | bit.get(need, 0)
+            self._before[member.id] = before
+            weighed = [need for need in (member.data or member.order) if need not in member.arms]
+            if not member.arms and (not weighed or any(need in self._certain for need in weighed)):
+                self._certain.add(member.id)
+
+    def levels(self, draft: Draft) -> list[tuple[Place, int]]:
+        """The scopes around a stage, the innermost first, each with the setters in it that stand before."""
+        found = []
+        here: Draft | None = draft
+        while here is not None:
+            found.append((here.place, self._before.get(here.id, 0)))
+            here = here.place.owner
+        return found
+
+    def of(self, draft: Draft) -> dict[str, tuple[StageId, ...]]:
+        """Every variable a stage sees → its setters, the latest first, down to one that is never skipped."""
+        table: dict[str, list[StageId]] = {}
+        settled: set[str] = set()
+        for place, before in self.levels(draft):
+            setters = self._ordered[place]
+            masks = self._masks[place]
+            for name in settled:
+                before &= ~masks.get(name, 0)
+            while before:
+                position = before.bit_length() - 1
+                setter = setters[position]
+                name = self._setters[setter.id]
+                table.setdefault(name, []).append(setter.id)
+                if setter.id in self._certain:
+                    settled.add(name)
+                    before &= ~masks[name]
+                else:
+                    before ^= 1 << position
+        return {name: tuple(table[name]) for name in sorted(table)}
+
+    def unordered(self, draft: Draft, name: str) -> tuple[StageId, StageId] | None:
+        """Two setters of a variable that a stage sees, neither of which stands before the other."""
+        for place, before in self.levels(draft):
+            setters = [
+                (position, setter)
+                for position, setter in enumerate(self._ordered[place])
+                if before >> position & 1 and self._setters[setter.id] == name
+            ]
+            if not setters:
+                continue
+            latest = setters[-1][1]
+            for position, setter in setters[:-1]:
+                if not self._before[latest.id] >> position & 1:
+                    return setter.id, latest.id
+            if latest.id in self._certain:
+                return None
+        return None
+
+    def elsewhere(self, name: str) -> list[StageId]:
+        """Every setter of a variable, wherever it stands."""
+        return [stage for stage, set_ in self._setters.items() if set_ == name]
+
+    @property
+    def names(self) -> list[str]:
+        """Every variable."""
+        return list(dict.fromkeys(self._setters.values()))
+
+
+def _check_reads(work: Work, draft: Draft, sight: _Sight | None) -> None:
+    for use in draft.uses:
+        if use.root != "context" or not use.path or use.path[0] in CONTEXT:
+            continue
+        name = use.path[0]
+        if not isinstance(name, str):
+            work.fault(draft, use.pointer, "context is an object, not a list")
+            continue
+        setters = draft.variables.get(name)
+        if setters is None:
+            if not use.optional or sight is None or not sight.elsewhere(name):
+                _tell_unset(work, draft, name, use.pointer, sight)
+            continue
+        assert sight is not None
+        pair = sight.unordered(draft, name)
+        if pair is not None:
+            reason = f"context.{name} is set by {pair[0]} and by {pair[1]}, and nothing says which comes last"
+            work.fault(draft, use.pointer, f"{reason}; let one depend on the other")
+        for setter in setters:
+            top, _ = meet(draft, work.by_id[setter])
+            for reader in climb(draft, top):
+                reader.reads[setter] = None
+
+
+def _tell_unset(work: Work, draft: Draft, name: str, pointer: str, sight: _Sight | None) -> None:
+    known = [*sorted(CONTEXT), *draft.variables]
+    others = sight.elsewhere(name) if sight is not None else []
+    if others:
+        where = work.by_id[others[0]]
+        inside = where.place.owner
+        reason = f"context.{name} is set by {some(others)}, which does not come before {draft.id}"
+        if inside is not None and inside not in [place.owner for place in draft.place.around()]:
+            reason = f"context.{name} is set by {some(others)} in the body of {inside.id}, and is known only there"
+        work.fault(draft, pointer, reason)
+    else:
+        reason = f"context.{name} is not known: no stage sets it"
+        work.fault(draft, pointer, reason, wrong=name, known=known)
