@@ -1,0 +1,360 @@
+"""Values as files: in a local folder, or on anything that fsspec reaches (`s3://…`, `memory://`).
+
+Keys are `<org>/<aa>/<bb>/<hex>`, two levels so that no folder grows too large. A file is written whole
+or not at all; what is read for the first time is held against its digest, so that a damaged file is a
+missing value and never a wrong one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import re
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from flowmason.errors import Code, FlowMasonError, Retry, UsageError
+from flowmason.ids import Digest, OrgId, sha256
+from flowmason.places import state_dir
+from flowmason.values import ValueStore
+
+CACHE_BYTES = 256 * 1024 * 1024
+"""How much of what it wrote and read a process keeps, over all stores."""
+REWRITE_AFTER_S = 3600.0
+"""A remote value that was put longer ago is written again: object stores cannot touch."""
+_STALE_S = 24 * 3600.0
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_TRY_AGAIN = (errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE)
+
+
+def default_values_url(project_root: Path | None, environ: Mapping[str, str]) -> str:
+    """`FLOWMASON_VALUES_URL`, else `values/` in the project's `.flowmason`, else in the home folder.
+
+    Raises `UsageError` where they would lie in a folder that dies with a Ray job.
+    """
+    return environ.get("FLOWMASON_VALUES_URL") or str(state_dir(project_root, environ).absolute() / "values")
+
+
+def open_values(url: str) -> ValueStore:
+    """The store at a path, a `file://` URL or any URL of fsspec. Touches nothing yet.
+
+    Raises `UsageError` for a URL of a kind that fsspec does not know or whose package is missing.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return FolderValues(Path(url).expanduser().absolute())
+    if scheme in ("file", "local"):
+        parts = urlsplit(url)
+        return FolderValues(Path(unquote(parts.netloc + parts.path)).absolute())
+    return RemoteValues(url)
+
+
+class _Cache:
+    """The least recently used values of this process, up to a number of bytes."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._size = 0
+        self._items: OrderedDict[str, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> bytes | None:
+        with self._lock:
+            data = self._items.get(key)
+            if data is not None:
+                self._items.move_to_end(key)
+            return data
+
+    def put(self, key: str, data: bytes) -> None:
+        # What is large would push out everything else.
+        if len(data) * 2 > self._budget:
+            return
+        with self._lock:
+            self._drop(key)
+            self._items[key] = data
+            self._size += len(data)
+            while self._size > self._budget:
+                self._drop(next(iter(self._items)))
+
+    def drop(self, key: str) -> None:
+        with self._lock:
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        data = self._items.pop(key, None)
+        if data is not None:
+            self._size -= len(data)
+
+
+_cache = _Cache(CACHE_BYTES)
+
+
+class FolderValues:
+    """Values in a local folder (or one that all nodes mount)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __reduce__(self) -> tuple[Callable[[Path], FolderValues], tuple[Path]]:
+        return FolderValues, (self.root,)
+
+    def put(self, org_id: OrgId, digest: Digest, data: bytes) -> None:
+        path = self._path(org_id, digest)
+        try:
+            if not _touch(path, len(data)):
+                _write_whole(path, data)
+        except OSError as error:
+            raise _storage(f"value {digest} cannot be stored under {self.root}", error) from error
+        _cache.put(str(path), bytes(data))
+
+    def get(self, org_id: OrgId, digest: Digest) -> bytes:
+        path = self._path(org_id, digest)
+        data = _cache.get(str(path))
+        if data is None:
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                raise _missing(digest, str(self.root), "it is not there") from None
+            except OSError as error:
+                raise _storage(f"value {digest} cannot be read from {self.root}", error) from error
+            if sha256(data) != digest:
+                # Out of the way, so that the next `put` writes it anew.
+                with contextlib.suppress(OSError):
+                    path.rename(path.with_name(f".{path.name}.damaged"))
+                raise _missing(digest, str(path), f"its {len(data)} bytes there are damaged")
+            _cache.put(str(path), data)
+        return data
+
+    def has(self, org_id: OrgId, digest: Digest) -> bool:
+        return self._path(org_id, digest).is_file()
+
+    def delete(self, org_id: OrgId, digest: Digest, untouched_s: float = 0.0) -> bool:
+        path = self._path(org_id, digest)
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.gone")
+        try:
+            if untouched_s and time.time() - path.stat().st_mtime < untouched_s:
+                return False
+            # Aside first: a `put` at the same moment either touches the file before, and it is seen
+            # below, or finds nothing and writes it anew.
+            path.rename(aside)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _storage(f"value {digest} cannot be removed from {self.root}", error) from error
+        _cache.drop(str(path))
+        if untouched_s and time.time() - aside.stat().st_mtime < untouched_s:
+            aside.rename(path)
+            return False
+        aside.unlink()
+        return True
+
+    async def untouched(self, org_id: OrgId, seconds: float) -> AsyncIterator[tuple[Digest, int]]:
+        """See the port. Files that a killed writer left behind are removed on the way, after a day."""
+        before = time.time() - seconds
+        for folder in await asyncio.to_thread(lambda: sorted(self._org(org_id).glob("??/??"))):
+            for digest, size in await asyncio.to_thread(_old_files, folder, before):
+                yield digest, size
+
+    def _org(self, org_id: OrgId) -> Path:
+        return self.root / _org_name(org_id)
+
+    def _path(self, org_id: OrgId, digest: Digest) -> Path:
+        name = _hex(digest)
+        return self._org(org_id) / name[:2] / name[2:4] / name
+
+
+class RemoteValues:
+    """Values behind a URL of fsspec. Every file is written by one call, which object stores do whole."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            import fsspec
+
+            self._fs, root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise UsageError(
+                f"values cannot lie at {url}: {error}",
+                help="Use a folder, or a URL that fsspec knows, as s3://bucket/path.",
+            ) from error
+        self._root = str(root).rstrip("/")
+
+    def __reduce__(self) -> tuple[Callable[[str], RemoteValues], tuple[str]]:
+        return RemoteValues, (self.url,)
+
+    def put(self, org_id: OrgId, digest: Digest, data: bytes) -> None:
+        path = self._path(org_id, digest)
+        try:
+            found = self._info(path)
+            fresh = found is not None and found.get("size") == len(data) and self._age(path) < REWRITE_AFTER_S
+            if not fresh:
+                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._fs.pipe_file(path, bytes(data))
+        except Exception as error:
+            raise _storage(f"value {digest} cannot be stored at {self.url}", error) from error
+        _cache.put(self._key(path), bytes(data))
+
+    def get(self, org_id: OrgId, digest: Digest) -> bytes:
+        path = self._path(org_id, digest)
+        data = _cache.get(self._key(path))
+        if data is None:
+            try:
+                data = bytes(self._fs.cat_file(path))
+            except FileNotFoundError:
+                raise _missing(digest, self.url, "it is not there") from None
+            except Exception as error:
+                raise _storage(f"value {digest} cannot be read from {self.url}", error) from error
+            if sha256(data) != digest:
+                # Out of the way, so that the next `put` writes it anew.
+                with contextlib.suppress(Exception):
+                    self._fs.rm_file(path)
+                raise _missing(digest, self.url, f"its {len(data)} bytes there are damaged")
+            _cache.put(self._key(path), data)
+        return data
+
+    def has(self, org_id: OrgId, digest: Digest) -> bool:
+        path = self._path(org_id, digest)
+        try:
+            return self._info(path) is not None
+        except Exception as error:
+            raise _storage(f"value {digest} cannot be looked up at {self.url}", error) from error
+
+    def delete(self, org_id: OrgId, digest: Digest, untouched_s: float = 0.0) -> bool:
+        path = self._path(org_id, digest)
+        try:
+            if self._info(path) is None or (untouched_s and self._age(path) < untouched_s):
+                return False
+            self._fs.rm_file(path)
+        except FileNotFoundError:
+            return False
+        except Exception as error:
+            raise _storage(f"value {digest} cannot be removed from {self.url}", error) from error
+        _cache.drop(self._key(path))
+        return True
+
+    async def untouched(self, org_id: OrgId, seconds: float) -> AsyncIterator[tuple[Digest, int]]:
+        """See the port."""
+        for digest, size in await asyncio.to_thread(self._old, org_id, seconds):
+            yield digest, size
+
+    def _old(self, org_id: OrgId, seconds: float) -> list[tuple[Digest, int]]:
+        try:
+            files: dict[str, dict[str, Any]] = self._fs.find(f"{self._root}/{_org_name(org_id)}", detail=True)
+            return [
+                (Digest(f"sha256:{name}"), int(found.get("size") or 0))
+                for path, found in sorted(files.items())
+                if _DIGEST.fullmatch(f"sha256:{(name := path.rpartition('/')[2])}") and self._age(path) >= seconds
+            ]
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise _storage(f"the values at {self.url} cannot be listed", error) from error
+
+    def _age(self, path: str) -> float:
+        return time.time() - float(self._fs.modified(path).timestamp())
+
+    def _info(self, path: str) -> dict[str, Any] | None:
+        # A listing that fsspec remembers would hide what other processes do.
+        self._fs.invalidate_cache()
+        try:
+            found: dict[str, Any] = self._fs.info(path)
+            return found
+        except FileNotFoundError:
+            return None
+
+    def _key(self, path: str) -> str:
+        return f"{self.url}\n{path}"
+
+    def _path(self, org_id: OrgId, digest: Digest) -> str:
+        name = _hex(digest)
+        return f"{self._root}/{_org_name(org_id)}/{name[:2]}/{name[2:4]}/{name}"
+
+
+def _hex(digest: str) -> str:
+    match = _DIGEST.fullmatch(digest)
+    if match is None:
+        raise FlowMasonError(f"{digest!r} is not the digest of a value", code=Code.VALUE_MISSING)
+    return match[1]
+
+
+def _org_name(org_id: str) -> str:
+    name = quote(org_id, safe="")
+    return name.replace(".", "%2E") if name.strip(".") == "" else name
+
+
+def _touch(path: Path, size: int) -> bool:
+    """Mark an existing file as put now. False where there is none, or one of another size."""
+    try:
+        if path.stat().st_size != size:
+            return False
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        temporary.rename(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name survive a power cut as well as the content does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _old_files(folder: Path, before: float) -> list[tuple[Digest, int]]:
+    found = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                status = entry.stat()
+                if entry.name.startswith("."):
+                    if status.st_mtime < time.time() - _STALE_S:
+                        Path(entry.path).unlink()
+                elif status.st_mtime <= before and _DIGEST.fullmatch(f"sha256:{entry.name}"):
+                    found.append((Digest(f"sha256:{entry.name}"), status.st_size))
+    return found
+
+
+def _missing(digest: Digest, place: str, why: str) -> FlowMasonError:
+    return FlowMasonError(
+        f"value {digest} cannot be had from {place}: {why}",
+        code=Code.VALUE_MISSING,
+        help="Check that FLOWMASON_VALUES_URL is the same on every node and that nobody removed files there.",
+    )
+
+
+def _storage(what: str, error: Exception) -> FlowMasonError:
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return FlowMasonError(f"{what}: no room ({error})", code=Code.STORAGE, help="Make room and resume the run.")
+    remote = number is None or number in _TRY_AGAIN
+    return FlowMasonError(f"{what}: {error}", code=Code.STORAGE, retry=Retry.NOW if remote else Retry.NEVER)
