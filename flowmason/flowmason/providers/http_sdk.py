@@ -70,7 +70,9 @@ class HttpProvider:
             async with asyncio.timeout(request.timeout_s) as scope:
                 return await self._ask(client, request, on_delta or _ignore)
         except EgressError as error:
-            raise self._refused(error) from error
+            if self._settings.declared:
+                raise
+            raise self._undeclared(error) from error
         except FlowMasonError:
             raise
         except TimeoutError as error:
@@ -80,7 +82,7 @@ class HttpProvider:
         except Exception as error:
             refused = failures.egress_error(error)
             if refused is not None:
-                raise self._refused(refused) from error
+                raise (refused if self._settings.declared else self._undeclared(refused)) from None
             translated = self._translate(sdk, error)
             if translated is None:
                 raise
@@ -115,9 +117,7 @@ class HttpProvider:
     async def _ask(self, client: Any, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         raise NotImplementedError
 
-    def _refused(self, error: EgressError) -> EgressError:
-        if self._settings.declared:
-            return error
+    def _undeclared(self, error: EgressError) -> EgressError:
         wanted = f'"providers": {{"{self.name}": {{"base_url": "{self.base_url}"}}}}'
         return EgressError(
             str(error),
