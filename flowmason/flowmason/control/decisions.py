@@ -45,7 +45,8 @@ Prepared = Callable[[Mapping[str, Any], Budget | None], Any]
 
 @lru_cache(maxsize=512)
 def _prepared(source: str, variables: frozenset[str]) -> Prepared:
-    return prepare(parse_condition(source, Names(stages=frozenset(), variables=variables)))
+    run: Prepared = prepare(parse_condition(source, Names(stages=frozenset(), variables=variables)))
+    return run
 
 
 def expression(source: Any, names: frozenset[str]) -> Callable[[Mapping[str, Any]], Any]:

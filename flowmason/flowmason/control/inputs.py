@@ -22,7 +22,7 @@ class _Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Conditional(_Input):
+class Conditional(_Input, frozen=True):
     condition: Any
     condition_expression: Any = None
     true_branch_stages: list[str] = []
@@ -30,7 +30,7 @@ class Conditional(_Input):
     pass_data: Any = None
 
 
-class Router(_Input):
+class Router(_Input, frozen=True):
     value: Any
     routes: dict[str, list[str] | str]
     default_route: list[str] | str = []
@@ -39,7 +39,7 @@ class Router(_Input):
     pass_data: Any = None
 
 
-class Foreach(_Input):
+class Foreach(_Input, frozen=True):
     items: Any
     loop_stages: list[str] = []
     item_variable: str = "item"
@@ -51,7 +51,7 @@ class Foreach(_Input):
     filter_expression: Any = None
 
 
-class TryCatch(_Input):
+class TryCatch(_Input, frozen=True):
     try_stages: list[str] = []
     catch_stages: list[str] = []
     finally_stages: list[str] = []
@@ -62,7 +62,7 @@ class TryCatch(_Input):
     pass_data: Any = None
 
 
-class SubPipeline(_Input):
+class SubPipeline(_Input, frozen=True):
     pipeline_id: Annotated[str, Meta(min_length=1)]
     pipeline_version: str | None = None
     input_data: Any = {}
@@ -76,7 +76,7 @@ class SubPipeline(_Input):
     default_result: Any = None
 
 
-class Return(_Input):
+class Return(_Input, frozen=True):
     condition: Any = True
     condition_expression: Any = None
     return_value: Any = None
