@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flowmason.assembly.doors import LoadedPipeline, load, run
+    from flowmason.assembly.outcome import RunResult, StageResult
     from flowmason.component import ComponentContextError, ComponentSpec, Context, control_flow, node, operator
     from flowmason.component.models import (
         ControlFlowInput,
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from flowmason.policy import Effect, Resources, RetryPolicy
 
 _HOMES = {
+    "flowmason.assembly.doors": ("LoadedPipeline", "load", "run"),
+    "flowmason.assembly.outcome": ("RunResult", "StageResult"),
     "flowmason.component": ("ComponentContextError", "ComponentSpec", "Context", "control_flow", "node", "operator"),
     "flowmason.component.models": (
         "ControlFlowInput",
@@ -48,6 +52,7 @@ __all__ = [
     "Effect",
     "Field",
     "FlowMasonError",
+    "LoadedPipeline",
     "NodeInput",
     "NodeOutput",
     "OperatorInput",
@@ -56,10 +61,14 @@ __all__ = [
     "Resources",
     "RetryPolicy",
     "RetryableError",
+    "RunResult",
     "StageError",
+    "StageResult",
     "control_flow",
+    "load",
     "node",
     "operator",
+    "run",
 ]
 
 

@@ -30,6 +30,8 @@ def _pause(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
 
 
 def _resume(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
+    if arguments.get("plan") and state.status is not Status.FAILED:
+        return _changed(state, arguments)
     if state.pausing or state.status is Status.PAUSED:
         return [ev.RunResumed()]
     if state.status is not Status.FAILED:
@@ -40,6 +42,14 @@ def _resume(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
     plan = arguments.get("plan")
     accepted = dict(arguments.get("accept_changes") or {})
     return [ev.RunReopened(accept_changes=accepted, plan=PlanId(plan) if plan else None), *stages]
+
+
+def _changed(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
+    """Changed components are accepted for a run that has not ended: it goes on under another Plan."""
+    if state.ended or state.failing is not None or state.cancelling is not None:
+        return []
+    accepted = dict(arguments.get("accept_changes") or {})
+    return [ev.RunReopened(accept_changes=accepted, plan=PlanId(arguments["plan"]))]
 
 
 def _edit(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:

@@ -126,6 +126,12 @@ class Conductor:
         self._stopping = True
         self._look.set()
 
+    def include(self, run_id: RunId) -> None:
+        """Of a conductor with `only`: walk this run as well."""
+        if self._only is not None and run_id not in self._only and run_id not in self._tasks:
+            self._only.append(run_id)
+            self._look.set()
+
     def nudge(self) -> None:
         """Look at the inbox and for claimable runs now rather than at the next poll."""
         self._look.set()
