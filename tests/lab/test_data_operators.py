@@ -165,7 +165,7 @@ async def test_a_list_is_cut_into_batches(run: Run) -> None:
 async def test_batches_cover_what_they_say(total: int, size: int, start: int, most: int | None) -> None:
     items = list(range(total))
     output = await Loop().execute(
-        Loop.Input(items=items, batch_size=size, start_index=start, max_iterations=most), None
+        Loop.Input(items=items, batch_size=size, start_index=start, max_iterations=most), cast(Any, None)
     )
     taken = [item for batch in output.batches for item in batch]
     assert taken == items[start : start + len(taken)]

@@ -12,6 +12,7 @@ from flowmason.lab.nodes import prompts
 REPAIRS = 2
 _SHOWN = 1500
 """Characters of a bad answer that the model is shown again."""
+_SHOWN_CUT = 200
 
 Check = Callable[[Any], str | None]
 """Says what is wrong with an answer that fits the schema; None: nothing."""
@@ -75,7 +76,8 @@ async def ask_json(
         if reason is None:
             return found
         refusals.append(reason)
-        asked = prompts.repair(prompt, answer.content[:_SHOWN], reason)
+        # Most of an answer that ran on to its limit is noise, and a small model would only go on with it.
+        asked = prompts.repair(prompt, answer.content[: _SHOWN_CUT if _cut(answer) else _SHOWN], reason)
     raise StageError(
         f"the model's answer is still bad after {REPAIRS} repairs: {refusals[-1]}",
         code=Code.BAD_ANSWER,
@@ -88,10 +90,13 @@ def _read(answer: Answer, schema: Mapping[str, Any], check: Check | None) -> tup
     try:
         found = parse_json(answer.content)
     except StageError as error:
-        cut = " (it was cut off: max_tokens)" if answer.finish_reason in ("length", "max_tokens") else ""
-        return None, f"{error}{cut}"
+        return None, "it was cut off: max_tokens; answer more briefly" if _cut(answer) else str(error)
     reason = _misfit(found, schema) or (check(found) if check else None)
     return found, reason
+
+
+def _cut(answer: Answer) -> bool:
+    return answer.finish_reason in ("length", "max_tokens")
 
 
 def _misfit(found: Any, schema: Mapping[str, Any]) -> str | None:
