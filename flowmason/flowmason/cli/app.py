@@ -1,0 +1,147 @@
+"""The root of the command line: a table of commands that are imported when they are invoked."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+from flowmason.cli import console
+
+
+class Entry(NamedTuple):
+    """A command: where it lives, and its line in the list."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "run": Entry("flowmason.cli.run", "run", "Run a pipeline and show it live."),
+    "validate": Entry("flowmason.cli.validate", "validate", "Check pipeline files without running them."),
+    "test": Entry("flowmason.cli.test", "app", "Run the tests of a project's pipelines."),
+    "init": Entry("flowmason.cli.init", "init", "Make a new project that runs as it stands."),
+    "list": Entry("flowmason.cli.listing", "list_", "List a project's pipelines and components."),
+    "info": Entry("flowmason.cli.info", "info", "Describe a pipeline or a component."),
+    "resume": Entry("flowmason.cli.resume", "resume", "Go on with a failed, paused or interrupted run."),
+    "pause": Entry("flowmason.cli.control", "pause", "Pause a run."),
+    "cancel": Entry("flowmason.cli.control", "cancel", "Cancel a run."),
+    "runs": Entry("flowmason.cli.runs", "app", "List, show, watch, export and prune runs."),
+    "pack": Entry("flowmason.cli.packages", "pack", "Pack a project into one .fmpkg file."),
+    "install": Entry("flowmason.cli.packages", "install", "Install a package."),
+    "uninstall": Entry("flowmason.cli.packages", "uninstall", "Remove an installed package."),
+    "doctor": Entry("flowmason.cli.doctor", "doctor", "Check that everything a run needs is there."),
+}
+GROUP = "flowmason.commands"
+_HELP = {"cluster": "Start, stop and look at a local Ray cluster."}
+
+
+class LazyGroup(TyperGroup):
+    """Imports a command when it is invoked; the list of commands needs none of them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*COMMANDS, *sorted(set(_entry_points()) - set(COMMANDS))]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        entry = COMMANDS.get(cmd_name)
+        if entry is not None:
+            return command(cmd_name, getattr(importlib.import_module(entry.module), entry.attribute))
+        point = _entry_points().get(cmd_name)
+        return command(cmd_name, console.loaded(point)) if point is not None else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows = [(name, self._line(name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def _line(self, name: str) -> str:
+        entry = COMMANDS.get(name)
+        if entry is not None:
+            return entry.help
+        distribution = _entry_points()[name].dist
+        return _HELP.get(name) or f"From {distribution.name if distribution is not None else 'another package'}."
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        names: Any = dict.fromkeys(self.list_commands(ctx))
+        self.commands = names  # only their names are looked at, for "did you mean"
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        self.commands = {name: self.get_command(ctx, name) for name in COMMANDS if name.startswith(incomplete)}
+        return super().shell_complete(ctx, incomplete)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with console.reported():
+            return super().main(*args, **kwargs)
+
+
+def command(name: str, target: Any) -> Any:
+    """A function or a Typer app as a command of the group."""
+    if isinstance(target, typer.Typer):
+        target.info.name = name
+        target.rich_markup_mode = None
+        target.pretty_exceptions_enable = False
+        target._add_completion = False
+        return typer.main.get_command(target)
+    if callable(target) and not hasattr(target, "make_context"):
+        one = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        one.command(name, help=console.help_of(target))(target)
+        return typer.main.get_command(one)
+    return target
+
+
+def _entry_points() -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+app = typer.Typer(
+    name="fm",
+    cls=LazyGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"flowmason {version('flowmason')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", "-v", help="Print the version and exit.", is_eager=True, callback=_version
+    ),
+) -> None:
+    """FlowMason: AI pipelines as typed, durable, testable files, run on Ray.
+
+    Exit codes: 0 completed, 1 failed, 2 refused file or usage, 3 cancelled, 4 engine not available, 130 interrupted
+    but resumable.
+    """
+
+
+def run_app() -> None:
+    """Run the command line and end the process."""
+    code = 0
+    try:
+        app()
+    except SystemExit as exit:
+        code = exit.code if isinstance(exit.code, int) else 1
+    if console.abandoned:
+        # A component's thread does not stop; the process does.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)

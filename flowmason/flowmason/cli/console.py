@@ -1,0 +1,206 @@
+"""What every command shares: exit codes, colours, and how errors are printed."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import typer
+
+from flowmason.errors import EngineUnavailableError, Failure, Fault, FlowMasonError, RefusedError, UsageError
+
+OK, FAILED, REFUSED, CANCELLED, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+abandoned: list[str] = []
+"""Threads of components that did not stop when they were asked to."""
+_verbose = False
+
+_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
+_SNIPPET = 160
+_MOST_FAULTS = 50
+
+
+def be_verbose(wanted: bool) -> None:
+    """From now on print the tracebacks of our own errors, too."""
+    global _verbose
+    _verbose = _verbose or wanted
+
+
+def say(text: str = "") -> None:
+    """A line for people, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def colourful(stream: TextIO | None = None) -> bool:
+    """Whether colours make sense on a stream (default: stderr)."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return (stream or sys.stderr).isatty() and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, *styles: str, stream: TextIO | None = None) -> str:
+    """`text` in colour, where the stream (default: stderr) shows colours."""
+    if not text or not colourful(stream):
+        return text
+    return f"\x1b[{';'.join(_STYLES[style] for style in styles)}m{text}\x1b[0m"
+
+
+def exit_code(error: FlowMasonError) -> int:
+    """What the process ends with for an error of ours."""
+    if isinstance(error, RefusedError | UsageError):
+        return REFUSED
+    if isinstance(error, EngineUnavailableError):
+        return UNAVAILABLE
+    return FAILED
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Print what goes wrong inside, and end with its exit code."""
+    import asyncio
+
+    global _verbose
+    _verbose = False
+    try:
+        yield
+    except FlowMasonError as error:
+        if _verbose:
+            import traceback
+
+            traceback.print_exc()
+        print_error(error)
+        raise SystemExit(exit_code(error)) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        say("interrupted")
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read us has gone; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(FAILED) from None
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        say("\nfm: this is a fault in FlowMason itself; please report it with the lines above.")
+        raise SystemExit(FAILED) from None
+
+
+def print_error(error: FlowMasonError) -> None:
+    """An error of ours for people, on stderr."""
+    if isinstance(error, RefusedError) and error.faults:
+        print_faults(error.faults)
+        return
+    print_failure(error.failure)
+
+
+def print_failure(failure: Failure) -> None:
+    """A failure for people, on stderr."""
+    where = f"{failure.stage}: " if failure.stage else ""
+    say(f"{paint('error', 'red', 'bold')} {paint(f'[{failure.code}]', 'dim')} {where}{failure.message}")
+    cause = failure.cause
+    while cause is not None:
+        say(f"  caused by [{cause.code}] {cause.message}")
+        cause = cause.cause
+    if failure.trace and _verbose:
+        say(failure.trace.rstrip())
+    if failure.help:
+        say(f"  {paint('help:', 'cyan')} {failure.help}")
+
+
+def print_faults(faults: Sequence[Fault], *, label: str = "refused", colour: str = "red") -> None:
+    """Faults with their source lines, on stderr."""
+    lines: dict[str, list[str]] = {}
+    for fault in faults[:_MOST_FAULTS]:
+        for line in fault_lines(fault, lines, label, colour):
+            say(line)
+    if len(faults) > _MOST_FAULTS:
+        say(f"… and {len(faults) - _MOST_FAULTS} more faults; --format json shows them all")
+
+
+def fault_lines(fault: Fault, sources: dict[str, list[str]], label: str, colour: str) -> Iterator[str]:
+    """One fault: place, reason, the line with a caret, the nearest right name."""
+    place = ":".join(str(part) for part in (fault.file, fault.line, fault.column) if part is not None)
+    pointer = f" {paint(fault.pointer, 'dim')}" if fault.pointer not in ("", "$") else ""
+    yield f"{paint(place, 'bold')}{': ' if place else ''}{paint(label, colour, 'bold')}{pointer}"
+    yield f"  {fault.reason}"
+    if fault.file is not None and fault.line is not None:
+        yield from _snippet(fault.file, fault.line, fault.column, sources)
+    if fault.nearest:
+        yield f"  {paint('did you mean', 'cyan')} {fault.nearest!r}?"
+
+
+def _snippet(file: str, line: int, column: int | None, sources: dict[str, list[str]]) -> Iterator[str]:
+    if file not in sources:
+        try:
+            sources[file] = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            sources[file] = []
+    text = sources[file]
+    if not 0 < line <= len(text):
+        return
+    shown, at = text[line - 1].replace("\t", " "), (column or 1) - 1
+    if len(shown) > _SNIPPET:
+        start = max(0, at - _SNIPPET // 2)
+        shown, at = shown[start : start + _SNIPPET], at - start
+    number = str(line)
+    yield f"  {paint(number + ' |', 'blue')} {shown}"
+    if column is not None:
+        yield f"  {paint(' ' * len(number) + ' |', 'blue')} {' ' * at}{paint('^', 'red', 'bold')}"
+
+
+def print_json(data: Any) -> None:
+    """Data as JSON on stdout."""
+    sys.stdout.write(to_json(data) + "\n")
+    sys.stdout.flush()
+
+
+def to_json(data: Any, *, indent: int = 2) -> str:
+    """Plain data as JSON; numbers that JSON does not have become null."""
+    import msgspec
+
+    encoded = msgspec.json.encode(data)
+    return (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
+
+
+def loaded(point: Any) -> Any:
+    """What an entry point names. Raises `EngineUnavailableError` where its extra is not installed."""
+    try:
+        return point.load()
+    except ImportError as error:
+        missing = error.name or str(error)
+        raise EngineUnavailableError(
+            f"`fm {point.name}` is not available: {missing} is not installed",
+            help="Install flowmason[ray] (pip install 'flowmason[ray]').",
+        ) from error
+
+
+def help_of(function: Callable[..., Any]) -> str:
+    """A command's help: its docstring. The lines after `Examples:` are kept as they are."""
+    text = inspect.cleandoc(function.__doc__ or "")
+    head, mark, examples = text.partition("Examples:\n")
+    return f"{head}{mark and chr(8)}\n{mark}{examples}" if mark else text
+
+
+def run_async(coroutine: Any) -> Any:
+    """Run a coroutine in a fresh event loop."""
+    import asyncio
+
+    return asyncio.run(coroutine)
+
+
+def choice(value: str, known: Sequence[str], option: str) -> str:
+    """`value`, if it is one of `known`. Raises a usage error with the nearest right one."""
+    from flowmason.errors import did_you_mean
+
+    if value in known:
+        return value
+    near = did_you_mean(value, known)
+    hint = f" Did you mean {near!r}?" if near else ""
+    raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}.{hint}", param_hint=option)

@@ -1,0 +1,125 @@
+"""`fm resume`."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+import typer
+
+from flowmason.cli import console
+
+
+def resume(
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="Default: the last run that can be resumed.")
+    ] = None,
+    rerun_unknown: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STAGE", help="Run this stage again although nobody knows whether it took effect. Repeatable."
+        ),
+    ] = None,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although the code of a component was changed.")
+    ] = False,
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="EXECUTOR", help="ray or local. Default: where the run began.")
+    ] = None,
+    ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Join this Ray cluster.")] = None,
+    allow_open_ray: Annotated[bool, typer.Option(help="Use a Ray cluster although it asks for no token.")] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", "-t", metavar="SECONDS", min=0.001, help="Cancel the run after so long."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    items: Annotated[bool, typer.Option("--items", help="With --json: list the stages of foreach items, too.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the output and errors.")] = False,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="Do not show the run while it runs.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show log lines, and tracebacks of errors.")] = False,
+) -> None:
+    """Go on with a run: a paused one continues, an interrupted one is taken over, a failed one is reopened.
+
+    It stays the same run: finished stages are not run again. Completed and cancelled runs are final.
+
+    Examples:
+      fm resume
+      fm resume run_01J9ZK3V8Q --rerun-unknown deliver
+    """
+    from flowmason.cli.running import Show, refused_document
+    from flowmason.errors import FlowMasonError
+
+    console.be_verbose(verbose)
+    show = Show(json=as_json, quiet=quiet, verbose=verbose, progress=not no_progress, items=items)
+    request = {
+        "rerun_unknown": rerun_unknown or [],
+        "accept_changes": accept_changes,
+        "on": on,
+        "address": ray,
+        "allow_open": allow_open_ray,
+        "timeout": timeout,
+    }
+    try:
+        code = console.run_async(_resume(run_id, request, show))
+    except FlowMasonError as error:
+        if as_json:
+            console.print_json(refused_document("", error, on or ""))
+        raise
+    raise typer.Exit(code)
+
+
+async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int:
+    from flowmason.assembly import resuming
+    from flowmason.assembly.engine import make_executor, open_stores
+    from flowmason.assembly.hosting import picture_of, started
+    from flowmason.assembly.outcome import result
+    from flowmason.assembly.running import project_root, resume_run
+    from flowmason.assembly.workspace import Workspace
+    from flowmason.cli.live import LiveModel
+    from flowmason.cli.running import Signals, feeds_of, finish, remember_abandoned
+    from flowmason.policy import INLINE_LIMIT
+
+    here = Workspace.at()
+    signals = Signals(show)
+    with signals.caught():
+        async with AsyncExitStack() as stack:
+            stores = open_stores(here.root, here.environ)
+            stack.push_async_callback(stores.close)
+            found = resuming.find_run(stores.journal, wanted) if wanted else resuming.last_resumable(stores.journal)
+            row = await found
+            picture = await picture_of(stores.journal, row.run_id)
+            root = project_root(picture.options.get("project_root"))
+            workspace = Workspace.at(root) if root is not None else here
+            resumption = await resuming.prepare(
+                stores,
+                row,
+                workspace.registry,
+                rerun_unknown=request["rerun_unknown"],
+                accept_changes=request["accept_changes"],
+            )
+            on = request["on"] or str(picture.options.get("executor") or "ray")
+            settings = workspace.worker_settings(stores.values_url, provider=picture.options.get("provider"))
+            executor = make_executor(on, settings, address=request["address"], allow_open=request["allow_open"])
+            await stack.enter_async_context(started(executor))
+            kept = sum(stage.status == "completed" for stage in picture.stages.values())
+            show.say(f"resuming {console.paint(row.run_id, 'bold')} of {row.pipeline}: {kept} finished stages are kept")
+            model = LiveModel(resumption.state.plan, row.run_id)
+            model.committed(row.run_id, await stores.journal.read(row.run_id))
+            feeds, view = feeds_of(model, show)
+            async with AsyncExitStack() as drawn:
+                if view is not None:
+                    await drawn.enter_async_context(view)
+                picture = await resume_run(
+                    workspace,
+                    resumption,
+                    stores=stores,
+                    executor=executor,
+                    feeds=feeds,
+                    on_start=signals.attach,
+                    timeout_s=request["timeout"],
+                    items=show.items,
+                )
+            limit = INLINE_LIMIT if show.json else None
+            outcome = result(picture, stores.values, executor=executor.name, items=show.items, limit=limit)
+        remember_abandoned(executor, show)
+        return finish(outcome, show)

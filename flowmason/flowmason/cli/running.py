@@ -1,0 +1,181 @@
+"""What `run` and `resume` share: signals, the view, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from flowmason.assembly.hosting import RunHost
+from flowmason.assembly.outcome import RunResult, failure_document, usage_document
+from flowmason.cli import console
+from flowmason.cli.live import LiveModel
+from flowmason.cli.live.words import duration, usage_words
+from flowmason.errors import Failure, FlowMasonError
+from flowmason.executor import Executor
+from flowmason.ids import RunId
+from flowmason.usage import Usage
+
+CODES = {
+    "completed": console.OK,
+    "failed": console.FAILED,
+    "cancelled": console.CANCELLED,
+}
+
+
+class Show(msgspec.Struct, frozen=True):
+    """How much is told while a run runs, and how it ends up on stdout."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    progress: bool = True
+    items: bool = False
+
+    def say(self, text: str) -> None:
+        """A line for people, unless they want quiet."""
+        if not self.quiet:
+            console.say(text)
+
+
+class Signals:
+    """The first Ctrl-C cancels the run, the second leaves it resumable, the third ends the process."""
+
+    def __init__(self, show: Show) -> None:
+        self._show = show
+        self._host: RunHost | None = None
+        self._run_id: RunId | None = None
+        self._count = 0
+        self._main: asyncio.Task[Any] | None = None
+        self._posting: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def caught(self) -> Iterator[Signals]:
+        """Handle Ctrl-C and termination inside the running loop."""
+        loop = asyncio.get_running_loop()
+        self._main = asyncio.current_task()
+        handled = []
+        for number, handler in ((signal.SIGINT, self._interrupted), (signal.SIGTERM, self._terminated)):
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(number, handler)
+                handled.append(number)
+        try:
+            yield self
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+    def attach(self, host: RunHost, run_id: RunId) -> None:
+        """From here on there is a run to cancel."""
+        self._host, self._run_id = host, run_id
+
+    def _interrupted(self) -> None:
+        self._count += 1
+        if self._host is None or self._run_id is None:
+            if self._main is not None:
+                self._main.cancel()
+        elif self._count == 1:
+            console.say(f"\ncancelling {self._run_id}; once more leaves it to be resumed")
+            coroutine = self._host.command(self._run_id, "cancel", reason="interrupted")
+            task = asyncio.get_running_loop().create_task(coroutine)
+            self._posting.add(task)
+            task.add_done_callback(self._posting.discard)
+        elif self._count == 2:
+            console.say(f"\nleaving {self._run_id}")
+            self._host.leave()
+        else:
+            os._exit(console.INTERRUPTED)
+
+    def _terminated(self) -> None:
+        if self._host is not None:
+            self._host.leave()
+        elif self._main is not None:
+            self._main.cancel()
+
+
+def feeds_of(model: LiveModel, show: Show) -> tuple[list[Any], Any]:
+    """The feeds of a run and what draws them; the latter is entered by the caller once the run exists."""
+    if show.quiet or not show.progress:
+        return [], None
+    view: Any
+    if sys.stderr.isatty():
+        from flowmason.cli.live.terminal import TerminalView
+
+        view = TerminalView(model, logs=show.verbose)
+        return [model], view
+    from flowmason.cli.live.plain import PlainView
+
+    view = PlainView(model, logs=show.verbose)
+    return [model, view], view
+
+
+def remember_abandoned(executor: Executor, show: Show) -> None:
+    """Name the threads that did not stop; they end with the process."""
+    left: Sequence[str] = getattr(executor, "left_behind", ())
+    if left:
+        show.say(f"left behind, because it did not stop when cancelled: {', '.join(left)}")
+        console.abandoned.extend(left)
+
+
+def finish(result: RunResult, show: Show) -> int:
+    """Print how a run went; returns the exit code."""
+    code = CODES.get(result.status, console.INTERRUPTED)
+    if show.json:
+        console.print_json(result.document())
+    elif result.status == "completed":
+        print_output(result.output)
+    if result.error is not None and not show.json:
+        console.print_failure(result.error)
+    if show.quiet:
+        return code
+    took = _took(result)
+    used = usage_words(result.usage)
+    colour = {0: "green", 1: "red", 3: "yellow"}.get(code, "yellow")
+    words = [console.paint(result.status, colour, "bold"), result.run_id, *([took] if took else [])]
+    console.say(" · ".join([*words, *([used] if used else [])]))
+    if code in (console.FAILED, console.INTERRUPTED):
+        console.say(f"  {console.paint('resume:', 'cyan')} fm resume {result.run_id}")
+    return code
+
+
+def _took(result: RunResult) -> str:
+    from datetime import datetime
+
+    times = [stage for stage in result.stages.values() if stage.started_at and stage.finished_at]
+    if not times:
+        return ""
+    begun = min(datetime.fromisoformat(str(stage.started_at)) for stage in times)
+    ended = max(datetime.fromisoformat(str(stage.finished_at)) for stage in times)
+    return duration(max(0.0, (ended - begun).total_seconds() * 1000))
+
+
+def print_output(output: Any) -> None:
+    """A run's output on stdout; to people, a very long one is shortened."""
+    text = output if isinstance(output, str) else console.to_json(output)
+    lines = text.splitlines()
+    if sys.stdout.isatty() and len(lines) > 200:
+        text = "\n".join([*lines[:180], f"… {len(lines) - 180} more lines; redirect the output to see them all"])
+    print(text, flush=True)
+
+
+def refused_document(pipeline: str, error: FlowMasonError, executor: str) -> dict[str, Any]:
+    """The object of `--json` where there is no run to tell of."""
+    failure: Failure = error.failure
+    return {
+        "run_id": None,
+        "pipeline": pipeline,
+        "version": None,
+        "status": None,
+        "output": None,
+        "error": failure_document(failure),
+        "stages": {},
+        "usage": usage_document(Usage()),
+        "executor": executor,
+    }
