@@ -98,7 +98,7 @@ def _stage(work: Work, draft: Draft) -> Stage:
         timeout_ms=spec.timeout_ms if asked is None or body is not None else asked,
         body_timeout_ms=_body_timeout(draft, body),
         resources=resources,
-        llm=(msgspec.to_builtins(settings) or None) if settings is not None else None,
+        llm=msgspec.json.decode(msgspec.json.encode(settings)) or None if settings is not None else None,
         body=body,
     )
 

@@ -90,7 +90,7 @@ class Parser:
             return
         pointer = draft.pointers[name]
         try:
-            tree = parse_condition(value, Names(stages=frozenset(), variables=known))
+            tree = parse_condition(value, self.names(known))
         except ExpressionError as error:
             self._tell(draft, pointer, error)
             return

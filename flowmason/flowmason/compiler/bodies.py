@@ -73,9 +73,11 @@ def _rings(work: Work, owners: _Owners) -> set[str]:
             if here in trail:
                 ring = list(trail)[list(trail).index(here) :]
                 broken.update(ring)
-                names = " → ".join([*reversed(ring), ring[-1]])
-                first = min((work.by_id[name] for name in ring), key=lambda member: member.index)
-                work.fault(first, first.pointer, f"bodies that contain each other: {names}")
+                ring.reverse()
+                start = min(range(len(ring)), key=lambda at: work.by_id[ring[at]].index)
+                ring = [*ring[start:], *ring[:start]]
+                first = work.by_id[ring[0]]
+                work.fault(first, first.pointer, f"bodies that contain each other: {' → '.join([*ring, ring[0]])}")
                 break
             trail[here] = None
             here = owners[here][0].id
@@ -184,8 +186,6 @@ def _listed(
     for entry, place in entries:
         if not isinstance(entry, str):
             work.fault(draft, place, f"{name} must list stage ids")
-        elif "{{" in entry:
-            work.fault(draft, place, f"{name} must be written out: it shapes the plan, which is made before a run")
         elif entry in work.by_id:
             yield work.by_id[entry], place
         else:

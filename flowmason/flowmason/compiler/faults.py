@@ -10,7 +10,8 @@ from flowmason.errors import Code, Fault, RefusedError, did_you_mean
 
 LAST = 1 << 30
 """Where a fault stands that belongs to no stage."""
-_LIMIT = 200
+_LISTED = 200
+_MOST = 500
 _PLAIN = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*\Z")
 
 
@@ -32,13 +33,19 @@ class Faults:
         nearest: str | None = None,
         code: str = Code.INVALID_DOCUMENT,
     ) -> None:
-        """Note one fault. With `wrong`, the nearest of `known` is suggested; `stage` is its position in the file."""
+        """Note one fault. With `wrong`, the nearest of `known` is suggested; `stage` is its position in the file.
+
+        Raises `RefusedError` with what was found where there are too many to go on.
+        """
         if (pointer, reason) in self._seen:
             return
         self._seen.add((pointer, reason))
         if nearest is None and wrong is not None:
             nearest = close_to(wrong, known)
         self._found.append((stage, Fault(reason=reason, pointer=pointer, nearest=nearest, code=code)))
+        if len(self._found) == _MOST:
+            # Looking for the nearest names costs; who has this many faults needs no more of them.
+            self.raise_if_any()
 
     def take(self, fault: Fault, *, stage: int = LAST) -> None:
         """Note a fault that somebody else put into words."""
@@ -49,12 +56,12 @@ class Faults:
 
     @property
     def listed(self) -> list[Fault]:
-        """In file order; of very many the first 200, and one that says how many more there are."""
+        """In file order; of very many the first 200, and one that says that there are more."""
         ordered = [fault for _, fault in sorted(self._found, key=lambda entry: entry[0])]
-        if len(ordered) > _LIMIT:
-            more = Fault(f"{len(ordered) - _LIMIT} more faults are not listed", "$")
-            return [*ordered[:_LIMIT], more]
-        return ordered
+        if len(ordered) <= _LISTED:
+            return ordered
+        least = "at least " if len(ordered) == _MOST else ""
+        return [*ordered[:_LISTED], Fault(f"{least}{len(ordered) - _LISTED} more faults are not listed", "$")]
 
     def raise_if_any(self) -> None:
         """Raise `RefusedError` with all of them in file order, if there are any."""

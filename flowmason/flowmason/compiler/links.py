@@ -22,8 +22,8 @@ def link(work: Work, draft: Draft) -> None:
         elif use.root == "env":
             _env(work, draft, use)
         elif use.root == "error":
-            if not _in_catch(draft):
-                reason = f"error is known only in the catch of a trycatch; {draft.id} does not stand in one"
+            if not _sees_error(draft):
+                reason = f"error is known only in the catch and finally of a trycatch; {draft.id} does not stand there"
                 work.fault(draft, use.pointer, reason)
         elif use.root == "context" and len(use.path) > 1 and use.path[0] in CONTEXT:
             work.fault(draft, use.pointer, f"context.{use.path[0]} is a string: it has no fields")
@@ -31,8 +31,8 @@ def link(work: Work, draft: Draft) -> None:
         _depends(work, draft, name, f"{draft.pointer}.depends_on[{position}]")
 
 
-def _in_catch(draft: Draft) -> bool:
-    return any(place.role == "catch" for place in draft.place.around())
+def _sees_error(draft: Draft) -> bool:
+    return any(place.role in ("catch", "finally") for place in draft.place.around())
 
 
 def _env(work: Work, draft: Draft, use: Use) -> None:

@@ -59,7 +59,7 @@ class Outputs:
                 name, depth = _name(use, found.depth), found.depth
                 reason = f"{name} {found.reason}"
                 lists = self._lists(draft, use)
-                if depth - 1 < lists and isinstance(use.path[depth], str):
+                if 0 < depth <= lists and isinstance(use.path[depth], str):
                     reason = (
                         f"{use.path[0]} stands in a loop: outside it, {name} is the list of its outputs by position"
                         f" ({name}[0]{_tail(use.path[depth:])} is the first)"

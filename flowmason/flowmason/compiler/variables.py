@@ -5,10 +5,12 @@ from __future__ import annotations
 from flowmason.compiler.draft import Draft, Place, Work, climb, meet
 from flowmason.compiler.faults import some
 from flowmason.compiler.links import CONTEXT
+from flowmason.errors import Code
 from flowmason.ids import StageId
+from flowmason.plan import Kind
 
 SETTER = "variable_set"
-LIMIT = 2_000_000
+LIMIT = 500_000
 """Most (stage, variable) pairs of one Plan."""
 
 
@@ -85,12 +87,15 @@ class _Sight:
         for member in setters:
             name = self._setters[member.id]
             masks[name] = masks.get(name, 0) | bit[member.id]
+        guards = {member.id for member in place.members if member.kind in (Kind.CONDITIONAL, Kind.ROUTER)}
         for member in place.members:
             before = 0
             for need in member.needs:
                 before |= self._before.get(need, 0) | bit.get(need, 0)
             self._before[member.id] = before
-            weighed = [need for need in (member.data or member.order) if need not in member.arms]
+            weighed = list(member.data or member.order)
+            # A guard does not count as live beside other dependencies.
+            weighed = [need for need in weighed if need not in guards] or weighed
             if not member.arms and (not weighed or any(need in self._certain for need in weighed)):
                 self._certain.add(member.id)
 
@@ -186,6 +191,9 @@ def _tell_unset(work: Work, draft: Draft, name: str, pointer: str, sight: _Sight
         if inside is not None and inside not in [place.owner for place in draft.place.around()]:
             reason = f"context.{name} is set by {some(others)} in the body of {inside.id}, and is known only there"
         work.fault(draft, pointer, reason)
+    elif name in (work.pipeline.variables or {}):
+        reason = f"context.{name}: the pipeline's own variables are not supported yet; set it by a variable_set stage"
+        work.fault(draft, pointer, reason, code=Code.NOT_SUPPORTED)
     else:
         reason = f"context.{name} is not known: no stage sets it"
         work.fault(draft, pointer, reason, wrong=name, known=known)
