@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from flowmason.errors import FencedError, JournalError, UsageError
@@ -195,12 +196,12 @@ async def test_an_event_of_an_unknown_kind_is_carried_along(journal: Journal) ->
 
 
 async def test_what_callers_do_to_their_objects_later_changes_nothing(journal: Journal) -> None:
-    arguments = {"stage": "s", "value": [1]}
+    arguments: dict[str, Any] = {"stage": "s", "value": [1]}
     summary = {"stages": {"done": 1}}
     row = await claimed(journal)
     await journal.post(command(row, "edit", **arguments))
     await journal.append(append(row, finished("s"), summary=summary))
-    arguments["value"].append(2)  # type: ignore[union-attr]
+    arguments["value"].append(2)
     summary["stages"]["done"] = 9
     found = await journal.row(row.run_id)
     assert found is not None

@@ -46,6 +46,9 @@ class Connection(Protocol):
     changed: int
     """Rows written since it was opened; tells whether a refused operation left anything behind."""
 
+    session: Sequence[Any]
+    """What the server knows the connection by; empty where there is no server."""
+
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows: ...
     def write(self, sql: str, parameters: Sequence[Any] = ()) -> int: ...
     def write_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None: ...
@@ -53,6 +56,7 @@ class Connection(Protocol):
     def commit(self) -> None: ...
     def rollback(self) -> None: ...
     def close(self) -> None: ...
+    def end_session(self, session: Sequence[Any]) -> None: ...
 
 
 class Database(Protocol):
@@ -88,6 +92,7 @@ class SqliteConnection:
         self._cursor = raw.cursor()
         self._full: bool | None = None
         self.changed = 0
+        self.session: Sequence[Any] = ()
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         return self._raw.execute(sql, parameters)
@@ -116,6 +121,9 @@ class SqliteConnection:
 
     def close(self) -> None:
         self._raw.close()
+
+    def end_session(self, session: Sequence[Any]) -> None:
+        """Nothing to do: a file has no server that could go on without us."""
 
 
 class SqliteDatabase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, cast
@@ -19,7 +20,10 @@ except ImportError as _missing:
 
 # Deadlocks, lock timeouts, and two processes that insert the same row: seen once more, it is there.
 # A conductor that is stopped inside a transaction must not keep its rows locked.
-_SESSION = "SET idle_in_transaction_session_timeout = '10s'"
+_SESSION = b"SET idle_in_transaction_session_timeout = '10s'"
+_WHO = b"SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid=pg_backend_pid()"
+_END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid=? AND backend_start::text=?"
+_END_WAIT_S = 5.0
 _AGAIN = ("40001", "40P01", "55P03", "23503", "23505")
 _FULL = ("53100", "53200")
 _SHUTDOWN = ("57P01", "57P02", "57P03", "25P03")
@@ -37,6 +41,7 @@ class PostgresConnection:
         self._raw = raw
         self._cursor = raw.cursor()
         self.changed = 0
+        self.session: Sequence[Any] = raw.execute(_WHO).fetchone() or ()
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         return cast(Rows, self._raw.execute(_spelled(sql), parameters or None))
@@ -63,6 +68,17 @@ class PostgresConnection:
 
     def close(self) -> None:
         self._raw.close()
+
+    def end_session(self, session: Sequence[Any]) -> None:
+        """End what is left of a lost connection on the server, and wait until its transaction is over.
+
+        The server may still be at its COMMIT, or hold its locks without knowing that the client is gone.
+        """
+        deadline = time.monotonic() + _END_WAIT_S
+        while session and self.run(_END, session).fetchone():
+            if time.monotonic() > deadline:
+                raise psycopg.OperationalError("the server still works on what a lost connection asked for")
+            time.sleep(0.01)
 
 
 class PostgresDatabase:

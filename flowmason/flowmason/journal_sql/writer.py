@@ -12,6 +12,7 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -52,6 +53,7 @@ class Writer:
     def __init__(self, database: Database, connection: Connection, patience_s: float) -> None:
         self._database = database
         self._connection: Connection | None = connection
+        self._lost: Sequence[Any] = ()
         self._patience_s = patience_s
         self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
         self._closing = threading.Event()
@@ -101,10 +103,12 @@ class Writer:
                 _deliver(batch)
         self._drop()
 
-    def _settle(self, batch: list[_Entry]) -> None:
-        """Commit a batch, or leave each entry with its error."""
+    def _settle(self, batch: list[_Entry], unknown: bool = False) -> None:
+        """Commit a batch, or leave each entry with its error.
+
+        `unknown`: a connection died while it committed them, so that they may be there already.
+        """
         deadline = time.monotonic() + self._patience_s
-        unknown = False
         tries = 0
         while True:
             try:
@@ -115,6 +119,8 @@ class Writer:
                 trouble = Trouble.FINAL if isinstance(error, FlowMasonError) else self._database.trouble(error)
                 if trouble is Trouble.LOST:
                     unknown = unknown or self._phase == "commit"
+                    if self._connection is not None and not self._lost:
+                        self._lost = self._connection.session
                     self._drop()
                     if time.monotonic() < deadline and not self._closing.wait(min(0.05 * 2**tries, 1.0)):
                         continue
@@ -122,7 +128,7 @@ class Writer:
                     self._roll_back()
                     if len(batch) > 1 and self._phase != "begin":
                         for entry in batch:
-                            self._settle([entry])
+                            self._settle([entry], unknown)
                         return
                     if trouble is Trouble.AGAIN and self._phase != "begin" and tries < _TRIES:
                         continue
@@ -130,11 +136,15 @@ class Writer:
                 return
 
     def _transaction(self, batch: list[_Entry], unknown: bool) -> None:
-        """One transaction over all entries. `unknown`: an earlier commit of them may have been done."""
+        """One transaction over all entries; see `_settle` for `unknown`."""
         self._phase = "begin"
         if self._connection is None:
             self._connection = self._database.connect()
         connection = self._connection
+        if self._lost:
+            # Only then is it settled whether that commit was done.
+            connection.end_session(self._lost)
+            self._lost = ()
         connection.begin(any(entry.operation.durable for entry in batch))
         self._phase = "run"
         for entry in batch:
