@@ -81,6 +81,7 @@ SPECS = [
             "mode": {"type": "string", "enum": ["fast", "careful"]},
             "tone": {"$ref": "#/$defs/Tone"},
             "person": {"$ref": "#/$defs/Person"},
+            "level": {"anyOf": [{**WHOLE, "maximum": 9}, {"type": "null"}]},
             "when": {"type": "string", "format": "date-time"},
             "pair": {"type": "array", "items": WHOLE, "minItems": 2, "maxItems": 2},
             "either": {"anyOf": [WHOLE, {"type": "array", "items": WHOLE}]},

@@ -12,6 +12,7 @@ def test_an_unknown_input_comes_with_the_nearest() -> None:
     fault = only(refused(stage("a", "shout", {"text": "x", "tims": 2})))
     assert (fault.pointer, fault.nearest) == ("$.stages[0].config.tims", "times")
     assert "it takes text, times" in fault.reason
+    assert only(refused(stage("a", "generator", {"prompt": "x", "max": 2}))).nearest == "max_tokens"
 
 
 def test_a_missing_input_is_told_where_the_stage_stands() -> None:
@@ -53,6 +54,8 @@ def test_values_that_the_component_can_read_are_taken(component: str, field: str
         ("shout", "times", 0, "expected at least 1, found 0", ""),
         ("shout", "text", 5, "expected a string, found 5", ""),
         ("shout", "text", None, "expected a string, found null", ""),
+        ("people", "query", 3, "expected a string, found 3", ""),
+        ("picky", "level", 12, "expected at most 9, found 12", ""),
         ("people", "deep", "perhaps", "expected a boolean", ""),
         ("count", "items", {"a": "{{input.x}}"}, "expected a list, found an object", ""),
         ("count", "items", "a, b", "expected a list", ""),

@@ -73,6 +73,10 @@ def close_to(wrong: str, known: Iterable[str]) -> str | None:
     """The nearest of `known`; looks only at names of a like length, so that it stays quick in a large file."""
     if len(wrong) > 100:
         return None
+    known = list(known)
+    longer = [name for name in known if name.startswith(wrong)] if len(wrong) > 2 else []
+    if len(longer) == 1:
+        return longer[0]
     plausible = [name for name in known if abs(len(name) - len(wrong)) <= 4]
     if len(plausible) > 500:
         plausible = [name for name in plausible if name[:1].lower() == wrong[:1].lower()][:500]

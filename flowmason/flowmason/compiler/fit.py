@@ -52,6 +52,12 @@ class Misfit(NamedTuple):
     reason: str
     wrong: str | None = None
     known: tuple[str, ...] = ()
+    kind: bool = False
+    """Whether the very type of the value is wrong."""
+
+    def kind_at(self, pointer: str) -> bool:
+        """Whether it is the value at `pointer` whose type is wrong."""
+        return self.kind and self.pointer == pointer
 
 
 class Fit:
@@ -74,18 +80,17 @@ class Fit:
             return self._text(options, pointer)
         if not isinstance(template, Static | Fields | Items):
             return []
-        best: list[Misfit] | None = None
+        best: list[Misfit] = []
         for option in options:
             found = self._option(template, option, pointer, by_name="$ref" in _plain(shape.schema))
             if not found:
                 return []
-            if best is None or _closer(found, best):
+            if not best or _closer(found, best, pointer):
                 best = found
-        if best is not None and len(options) > 1 and all(m.pointer == pointer for m in best):
-            allowed = all_types(options)
-            if allowed and json_type(_value(template)) not in allowed and not best[0].wrong:
-                return [Misfit(pointer, f"expected {called(allowed)}, found {_show(template)}")]
-        return best or []
+        allowed = all_types(options)
+        if best[0].kind_at(pointer) and len(options) > 1 and allowed:
+            return [_wrong_kind(allowed, template, pointer)]
+        return best
 
     def _reference(self, path: Path, options: list[Shape], pointer: str) -> list[Misfit]:
         found = self._look(path)
@@ -148,7 +153,7 @@ class Fit:
                 return []
             if kind in ("integer", "number") and "boolean" in allowed and value in (0, 1):
                 return []
-        return [Misfit(pointer, f"expected {called(allowed)}, found {_show(template)}")]
+        return [_wrong_kind(allowed, template, pointer)]
 
     def _fields(self, given: dict[str, Template], option: Shape, pointer: str) -> list[Misfit]:
         schema = option.schema
@@ -205,9 +210,15 @@ def _plain(schema: Any) -> dict[str, Any]:
     return schema if isinstance(schema, dict) else {}
 
 
-def _closer(found: list[Misfit], best: list[Misfit]) -> bool:
-    """Whether an alternative failed deeper inside, which makes it the one that was meant."""
-    return max(len(m.pointer) for m in found) > max(len(m.pointer) for m in best)
+def _closer(found: list[Misfit], best: list[Misfit], pointer: str) -> bool:
+    """Whether an alternative is more likely the one that was meant: of the right type, or wrong only deeper inside."""
+    if found[0].kind_at(pointer) != best[0].kind_at(pointer):
+        return best[0].kind_at(pointer)
+    return max(len(each.pointer) for each in found) > max(len(each.pointer) for each in best)
+
+
+def _wrong_kind(allowed: frozenset[str], template: Template, pointer: str) -> Misfit:
+    return Misfit(pointer, f"expected {called(allowed - {'null'} or allowed)}, found {_show(template)}", kind=True)
 
 
 def _value(template: Template) -> Any:
