@@ -38,7 +38,7 @@ def test_the_project_can_name_another_variable() -> None:
     settings = ProviderSettings(api_key_env="MY_KEY")
     with pytest.raises(FlowMasonError, match="MY_KEY"):
         make_provider("openai", settings, environ={"OPENAI_API_KEY": "k"})
-    assert make_provider("openai", settings, environ={"MY_KEY": "k"}).default_model == "gpt-4.1-mini"
+    assert make_provider("openai", settings, environ={"MY_KEY": "k"}).default_model == "gpt-6-luna"
 
 
 def test_an_unknown_name_gets_the_nearest_right_one() -> None:
@@ -135,19 +135,27 @@ def test_prices_are_exact() -> None:
     counted = price("openai", "gpt-4o-mini", usage)
     assert counted.cost_nanodollars == 600 * 150 + 400 * 75 + 10 * 600
     assert (counted.cost, counted.provider, counted.model) == ("0.000126", "openai", "gpt-4o-mini")
-    assert price("openai", "gpt-4.1-nano", Usage(input_tokens=1, cached_tokens=1)).cost_nanodollars == 25
+    assert price("openai", "gpt-5-mini", Usage(input_tokens=1, cached_tokens=1)).cost_nanodollars == 25
 
 
 def test_dated_names_have_the_price_of_the_plain_ones() -> None:
     assert price_of("anthropic", "claude-sonnet-4-5-20250929") == price_of("anthropic", "claude-sonnet-4-5")
     assert price_of("openai", "gpt-4o-2024-11-20") == price_of("openai", "gpt-4o")
     assert price_of("openai", "gpt-4o-audio-preview") is None
+    assert price_of("google", "models/gemini-1") is None
 
 
 def test_writing_to_the_cache_is_counted() -> None:
     usage = Usage(input_tokens=100, cached_tokens=20, output_tokens=1)
     counted = price("anthropic", "claude-haiku-4-5", usage, cache_write_tokens=30)
     assert counted.cost_nanodollars == 50 * 1000 + 20 * 100 + 30 * 1250 + 5000
+
+
+def test_long_prompts_have_their_own_price() -> None:
+    short, long = Usage(input_tokens=100_000, output_tokens=10), Usage(input_tokens=100_001, output_tokens=10)
+    assert price("anthropic", "claude-haiku-5-5", short).cost_nanodollars == 100_000 * 100 + 10 * 500
+    assert price("anthropic", "claude-haiku-5-5", long).cost_nanodollars == 100_001 * 500 + 10 * 2500
+    assert price("openai", "gpt-6-luna", Usage(input_tokens=272_001)).cost is None
 
 
 def test_an_unknown_price_stays_unknown_and_local_models_are_free() -> None:

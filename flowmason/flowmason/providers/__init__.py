@@ -34,14 +34,14 @@ class _Known(msgspec.Struct, frozen=True):
 
 _OPENAI = "openai-shaped"
 _KNOWN = {
-    "anthropic": _Known("anthropic", "https://api.anthropic.com", "claude-sonnet-4-5", ("ANTHROPIC_API_KEY",)),
-    "openai": _Known(_OPENAI, "https://api.openai.com/v1", "gpt-4.1-mini", ("OPENAI_API_KEY",)),
+    "anthropic": _Known("anthropic", "https://api.anthropic.com", "claude-sonnet-5-5", ("ANTHROPIC_API_KEY",)),
+    "openai": _Known(_OPENAI, "https://api.openai.com/v1", "gpt-6-luna", ("OPENAI_API_KEY",)),
     "azure": _Known(_OPENAI, None, "", ("AZURE_OPENAI_API_KEY",)),
-    "groq": _Known(_OPENAI, "https://api.groq.com/openai/v1", "llama-3.3-70b-versatile", ("GROQ_API_KEY",)),
+    "groq": _Known(_OPENAI, "https://api.groq.com/openai/v1", "openai/gpt-oss-20b", ("GROQ_API_KEY",)),
     "google": _Known(
         _OPENAI,
         "https://generativelanguage.googleapis.com/v1beta/openai/",
-        "gemini-2.5-flash",
+        "gemini-3.5-flash-lite",
         ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
     ),
     "ollama": _Known(_OPENAI, "http://127.0.0.1:11434/v1", "llama3.2"),

@@ -7,21 +7,22 @@ from typing import Any
 
 from flowmason.model import ModelRequest, ModelResponse, OnDelta
 from flowmason.providers import failures
-from flowmason.providers.http_sdk import HttpProvider
+from flowmason.providers.http_sdk import HttpProvider, schema_in_words
 from flowmason.providers.prices import price
 from flowmason.usage import Usage
 
-_MAX_TOKENS = 4096  # the protocol wants a number
 _NO_KEY = "none"  # without one the SDK would look for another in the environment
-_TOOL = "answer"
-_FINISH = {"end_turn": "stop", "stop_sequence": "stop", "tool_use": "stop", "max_tokens": "length"}
+_MAX_TOKENS = 16_384  # the protocol wants a number, and a model's thinking counts towards it
+_VERSION_WITH_SAMPLING = "2023-06-01"  # later versions of the API take no temperature and no top_p
+_FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
 
 
 class AnthropicProvider(HttpProvider):
     """The Messages API, always streamed.
 
-    A JSON Schema becomes a tool that the model is made to call; its arguments are the answer. A schema whose root is
-    no object is wrapped in one, and the answer then comes in one piece.
+    A JSON Schema is sent as `output_config.format`, in the form that the SDK makes of it; where that form would say
+    something else than the schema, or the model refuses it, the schema goes into the system prompt. A model that
+    refuses `temperature` or `top_p` is asked again without it.
     """
 
     sdk = "anthropic"
@@ -36,31 +37,32 @@ class AnthropicProvider(HttpProvider):
         )
 
     async def _ask(self, client: Any, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
-        wrapped = request.json_schema is not None and request.json_schema.get("type") != "object"
+        model = request.model or self.default_model
+        form = self._schema_form(request.json_schema)
+        used = {
+            "top_p": request.top_p is not None,
+            "temperature": request.temperature is not None,
+            "schema": form is not None,
+        }
+        manager: Any = None
+
+        async def begin(left_out: frozenset[str]) -> Any:
+            nonlocal manager
+            manager = client.messages.stream(**self._arguments(request, model, form, left_out))
+            return await manager.__aenter__()
+
+        stream = await self._begin(model, used, begin)
         pieces: list[str] = []
-        arguments: list[str] = []
-
-        def add(to: list[str], text: str) -> None:
-            if text:
-                to.append(text)
-                if request.json_schema is None or (to is arguments and not wrapped):
-                    on_delta(text)
-
-        async with client.messages.stream(**self._arguments(request, wrapped)) as stream:
+        try:
             async for event in stream:
-                if event.type == "text":
-                    add(pieces, event.text)
-                elif event.type == "input_json":
-                    add(arguments, event.partial_json)
+                if event.type == "text" and event.text:
+                    pieces.append(event.text)
+                    on_delta(event.text)
             message = await stream.get_final_message()
+        finally:
+            await manager.__aexit__(None, None, None)
         if message.stop_reason is None:
             raise failures.unreachable(self.name, "the answer broke off")
-        called = next((block for block in message.content if block.type == "tool_use"), None)
-        content = "".join(pieces)
-        if request.json_schema is not None:
-            content = self._structured(called, arguments, wrapped, content)
-            if wrapped or not arguments:
-                on_delta(content)
         usage = price(
             self.name,
             message.model,
@@ -68,54 +70,66 @@ class AnthropicProvider(HttpProvider):
             own=self._price,
             cache_write_tokens=message.usage.cache_creation_input_tokens or 0,
         )
-        return ModelResponse(content, message.model, _FINISH.get(message.stop_reason, message.stop_reason), usage)
+        finish = _FINISH.get(message.stop_reason, message.stop_reason)
+        return ModelResponse("".join(pieces), message.model, finish, usage)
 
-    def _structured(self, called: Any, arguments: list[str], wrapped: bool, text: str) -> str:
-        """The answer to a call with a schema: the tool's arguments, or what the model said instead of calling it."""
-        import msgspec
+    def _schema_form(self, schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """The schema as the API takes it; None: there is none, or it cannot be said there."""
+        if schema is None or not closed_objects(schema):
+            return None
+        try:
+            form: dict[str, Any] = self._sdk.transform_schema(dict(schema))
+        except (ValueError, TypeError, AssertionError):
+            return None
+        return form
 
-        if called is None:
-            return text
-        if wrapped and isinstance(called.input, Mapping) and _TOOL in called.input:
-            return msgspec.json.encode(called.input[_TOOL]).decode()
-        return "".join(arguments) or msgspec.json.encode(called.input).decode()
-
-    def _arguments(self, request: ModelRequest, wrapped: bool) -> dict[str, Any]:
+    def _arguments(
+        self, request: ModelRequest, model: str, form: dict[str, Any] | None, left_out: frozenset[str]
+    ) -> dict[str, Any]:
+        system = request.system_prompt
+        headers: dict[str, str] = {}
+        more = dict(self._body)
         arguments: dict[str, Any] = {
-            "model": request.model or self.default_model,
+            "model": model,
             "max_tokens": request.max_tokens or _MAX_TOKENS,
             "messages": [{"role": turn.role, "content": turn.content} for turn in request.conversation()],
         }
-        if request.system_prompt:
-            arguments["system"] = request.system_prompt
         for name, value in (("temperature", request.temperature), ("top_p", request.top_p)):
-            if value is not None:
-                arguments[name] = value
+            if value is not None and name not in left_out:
+                more[name] = value
+                headers["anthropic-version"] = _VERSION_WITH_SAMPLING
         if request.stop_sequences:
             arguments["stop_sequences"] = list(request.stop_sequences)
-        if request.json_schema is not None:
-            schema = _wrap(request.json_schema) if wrapped else request.json_schema
-            arguments["tools"] = [{"name": _TOOL, "description": "Give your answer.", "input_schema": schema}]
-            arguments["tool_choice"] = {"type": "tool", "name": _TOOL, "disable_parallel_tool_use": True}
+        if form is not None and "schema" not in left_out:
+            arguments["output_config"] = {"format": {"type": "json_schema", "schema": form}}
+        elif request.json_schema is not None:
+            system = schema_in_words(system, request.json_schema)
+        if system:
+            arguments["system"] = system
         if request.idempotency_key is not None:
-            arguments["extra_headers"] = {"Idempotency-Key": request.idempotency_key}
-        if self._body:
-            arguments["extra_body"] = self._body
+            headers["Idempotency-Key"] = request.idempotency_key
+        if headers:
+            arguments["extra_headers"] = headers
+        if more:
+            arguments["extra_body"] = more
         return arguments
 
 
-def _wrap(schema: Mapping[str, Any]) -> dict[str, Any]:
-    inner = dict(schema)
-    shared: dict[str, Any] = {
-        key: inner.pop(key) for key in ("$defs", "definitions") if key in inner
-    }  # references start at the root
-    return {
-        "type": "object",
-        "properties": {_TOOL: inner},
-        "required": [_TOOL],
-        "additionalProperties": False,
-        **shared,
-    }
+def closed_objects(schema: Any) -> bool:
+    """Whether the schema's objects hold no more than their `properties`: the API closes every object, so that one
+    meant as a map from any key would come back empty."""
+    if isinstance(schema, Mapping):
+        more = schema.get("additionalProperties", False)
+        if isinstance(more, Mapping) or "patternProperties" in schema:
+            return False
+        if schema.get("type") == "object" and not schema.get("properties") and more is not False:
+            return False
+        if schema.get("type") == "object" and "properties" not in schema and "additionalProperties" not in schema:
+            return False
+        return all(closed_objects(value) for value in schema.values())
+    if isinstance(schema, list):
+        return all(closed_objects(value) for value in schema)
+    return True
 
 
 def _usage(given: Any) -> Usage:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +22,11 @@ from flowmason.secrets import Masker
 
 _LONGEST_CALL_S = 7 * 24 * 3600.0  # the caller's own timeout bounds a call; the guard's would cut long answers
 _LONGEST_SILENCE_S = 600.0
+
+_SAMPLING = ("top_p", "temperature")
+_OPTIONAL = ("stream_options", *_SAMPLING, "schema")
+_WORDS = {"schema": ("schema", "response_format", "output_config", "output_format")}
+_log = logging.getLogger("flowmason.providers")
 
 
 class HttpProvider:
@@ -50,6 +57,7 @@ class HttpProvider:
         self._body: dict[str, Any] = dict(settings.extra.get("body", {}))
         self._price = read_price(name, settings.extra.get("price")) or self._own_machine()
         self._sdk: Any = None
+        self._refused_by: dict[str, set[str]] = {}
         self._client: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -117,6 +125,26 @@ class HttpProvider:
     async def _ask(self, client: Any, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         raise NotImplementedError
 
+    async def _begin(
+        self, model: str, used: Mapping[str, bool], begin: Callable[[frozenset[str]], Awaitable[Any]]
+    ) -> Any:
+        """Start a call with `begin(left_out)`, again without what the server refuses of the optional parts in `used`.
+
+        What a model refused once is left out from then on. Leaving out a sampling setting is a warning in the log.
+        """
+        refused = self._refused_by.setdefault(model, set())
+        while True:
+            try:
+                return await begin(frozenset(refused))
+            except self._sdk.BadRequestError as error:
+                text = str(error)
+                part = next((p for p in _OPTIONAL if used.get(p) and p not in refused and _names(text, p)), None)
+                if part is None:
+                    raise
+                refused.add(part)
+                if part in _SAMPLING:
+                    _log.warning("%s: the model %s takes no %s; it was left out", self.name, model, part)
+
     def _undeclared(self, error: EgressError) -> EgressError:
         wanted = f'"providers": {{"{self.name}": {{"base_url": "{self.base_url}"}}}}'
         return EgressError(
@@ -166,6 +194,16 @@ def with_defaults(request: ModelRequest, settings: ProviderSettings) -> ModelReq
         temperature=settings.temperature if request.temperature is None else request.temperature,
         max_tokens=settings.max_tokens if request.max_tokens is None else request.max_tokens,
     )
+
+
+def schema_in_words(system: str | None, schema: Mapping[str, Any]) -> str:
+    """The system prompt for a model that takes no JSON Schema."""
+    wish = "Answer with nothing but JSON that fits this JSON Schema:\n" + json.dumps(schema)
+    return f"{system}\n\n{wish}" if system else wish
+
+
+def _names(text: str, part: str) -> bool:
+    return any(word in text for word in _WORDS.get(part, (part,)))
 
 
 def _ignore(_: str) -> None:

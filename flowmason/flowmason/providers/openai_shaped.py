@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from flowmason.egress import EgressPolicy
 from flowmason.model import ModelRequest, ModelResponse, OnDelta
 from flowmason.providers import failures
-from flowmason.providers.http_sdk import HttpProvider
+from flowmason.providers.http_sdk import HttpProvider, schema_in_words
 from flowmason.providers.prices import price
 from flowmason.providers.settings import ProviderSettings
 from flowmason.usage import Usage
@@ -21,8 +20,9 @@ _CHARACTERS_PER_TOKEN = 4
 class OpenAIShapedProvider(HttpProvider):
     """Chat completions through the `openai` SDK, always streamed.
 
-    Servers that do not know `stream_options` or a JSON Schema as `response_format` are asked again without; the schema
-    then goes into the system prompt. Where a server sends no usage, it is estimated (`Usage.estimated`).
+    A model that refuses `stream_options`, `temperature`, `top_p` or a JSON Schema as `response_format` is asked again
+    without it; the schema then goes into the system prompt. Where a server sends no usage, it is estimated
+    (`Usage.estimated`).
     """
 
     sdk = "openai"
@@ -40,8 +40,6 @@ class OpenAIShapedProvider(HttpProvider):
     ) -> None:
         super().__init__(name, settings, base_url=base_url, model=model, key=key, egress=egress)
         self._official = official
-        self._usage_refused = False
-        self._schema_refused: set[str] = set()
 
     def _connect(self, sdk: Any, http_client: Any) -> Any:
         headers: dict[str, Any] = dict(self._headers)
@@ -57,13 +55,15 @@ class OpenAIShapedProvider(HttpProvider):
 
     async def _ask(self, client: Any, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         model = request.model or self.default_model
-        while True:
-            try:
-                stream = await client.chat.completions.create(**self._arguments(request, model))
-                break
-            except self._sdk.BadRequestError as error:
-                if not self._can_do_without(str(error), request, model):
-                    raise
+        used = {
+            "stream_options": True,
+            "top_p": request.top_p is not None,
+            "temperature": request.temperature is not None,
+            "schema": request.json_schema is not None,
+        }
+        stream = await self._begin(
+            model, used, lambda left: client.chat.completions.create(**self._arguments(request, model, left))
+        )
         pieces: list[str] = []
         refusal: list[str] = []
         finish: str | None = None
@@ -89,32 +89,30 @@ class OpenAIShapedProvider(HttpProvider):
         usage = usage or _estimate(request, text)
         return ModelResponse(text, answered_by, finish, price(self.name, answered_by, usage, own=self._price))
 
-    def _arguments(self, request: ModelRequest, model: str) -> dict[str, Any]:
+    def _arguments(self, request: ModelRequest, model: str, left_out: frozenset[str]) -> dict[str, Any]:
         messages = [{"role": turn.role, "content": turn.content} for turn in request.conversation()]
-        system = request.system_prompt or ""
+        system = request.system_prompt
         arguments: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
-        if not self._usage_refused:
+        if "stream_options" not in left_out:
             arguments["stream_options"] = {"include_usage": True}
-        if request.json_schema is not None:
-            if model in self._schema_refused:
-                wish = "Answer with nothing but JSON that fits this JSON Schema:\n" + json.dumps(request.json_schema)
-                system = f"{system}\n\n{wish}" if system else wish
-            else:
-                arguments["response_format"] = {
-                    "type": "json_schema",
-                    "json_schema": {
-                        "name": "answer",
-                        "schema": request.json_schema,
-                        "strict": fits_strict_mode(request.json_schema),
-                    },
-                }
+        if request.json_schema is not None and "schema" in left_out:
+            system = schema_in_words(system, request.json_schema)
+        elif request.json_schema is not None:
+            arguments["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": "answer",
+                    "schema": request.json_schema,
+                    "strict": fits_strict_mode(request.json_schema),
+                },
+            }
         if system:
             messages.insert(0, {"role": "system", "content": system})
         if request.max_tokens is not None:
             # OpenAI's newer models refuse the old name, other servers do not know the new one.
             arguments["max_completion_tokens" if self._official else "max_tokens"] = request.max_tokens
         for name, value in (("temperature", request.temperature), ("top_p", request.top_p)):
-            if value is not None:
+            if value is not None and name not in left_out:
                 arguments[name] = value
         if request.stop_sequences:
             arguments["stop"] = list(request.stop_sequences)
@@ -123,17 +121,6 @@ class OpenAIShapedProvider(HttpProvider):
         if self._body:
             arguments["extra_body"] = self._body
         return arguments
-
-    def _can_do_without(self, message: str, request: ModelRequest, model: str) -> bool:
-        """Whether the refused call named something that it can be repeated without."""
-        if "stream_options" in message and not self._usage_refused:
-            self._usage_refused = True
-            return True
-        unknown = "response_format" in message or "json_schema" in message
-        if unknown and request.json_schema is not None and model not in self._schema_refused:
-            self._schema_refused.add(model)
-            return True
-        return False
 
 
 def fits_strict_mode(schema: Any) -> bool:

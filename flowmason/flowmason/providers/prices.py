@@ -18,6 +18,16 @@ _NANODOLLARS_PER_TOKEN = 1000  # at one dollar per million tokens
 _DATED = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2}|latest)$")
 
 
+class LongPrompt(msgspec.Struct, frozen=True):
+    """What a whole call costs whose input is larger than `above` tokens; without `input` and `output`: not known."""
+
+    above: int
+    input: Decimal | None = None
+    output: Decimal | None = None
+    cached: Decimal | None = None
+    cache_write: Decimal | None = None
+
+
 class Price(msgspec.Struct, frozen=True):
     """Dollars per million tokens. None: as `input`."""
 
@@ -27,9 +37,16 @@ class Price(msgspec.Struct, frozen=True):
     """Input tokens read from the provider's cache."""
     cache_write: Decimal | None = None
     """Input tokens written to it."""
+    long_prompt: LongPrompt | None = None
 
-    def of(self, usage: Usage, cache_write_tokens: int = 0) -> int:
-        """Nano-dollars for `usage`, of whose input tokens `cache_write_tokens` were written to the cache."""
+    def of(self, usage: Usage, cache_write_tokens: int = 0) -> int | None:
+        """Nano-dollars for one call, of whose input tokens `cache_write_tokens` were written to the cache; None: not
+        known for so long a prompt."""
+        long = self.long_prompt
+        if long is not None and usage.input_tokens > long.above:
+            if long.input is None or long.output is None:
+                return None
+            return Price(long.input, long.output, long.cached, long.cache_write).of(usage, cache_write_tokens)
         cached = self.input if self.cached is None else self.cached
         written = self.input if self.cache_write is None else self.cache_write
         plain = usage.input_tokens - usage.cached_tokens - cache_write_tokens
@@ -80,7 +97,7 @@ def read_price(name: str, given: Any) -> Price | None:
     if given is None:
         return None
     help_ = 'Write it as {"input": "0.15", "output": "0.60"}: dollars per million tokens, as text.'
-    known = Price.__struct_fields__
+    known = ("input", "output", "cached", "cache_write")
     if not isinstance(given, Mapping) or not {"input", "output"} <= set(given) <= set(known):
         raise UsageError(
             f"providers.{name}.extra.price needs input and output, and knows {', '.join(known)}", help=help_
@@ -91,4 +108,4 @@ def read_price(name: str, given: Any) -> Price | None:
         raise UsageError(f"providers.{name}.extra.price holds something that is no number", help=help_) from None
     if any(not amount.is_finite() or amount < 0 for amount in amounts.values()):
         raise UsageError(f"providers.{name}.extra.price holds an amount below zero", help=help_)
-    return Price(**amounts)
+    return Price(amounts["input"], amounts["output"], amounts.get("cached"), amounts.get("cache_write"))
