@@ -35,7 +35,7 @@ def test_the_digest_does_not_depend_on_hashing() -> None:
     found = set()
     for seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)],
+            [sys.executable, "-c", SCRIPT, str(Path(__file__).parent.parent)],
             input=json.dumps(DOCUMENT),
             capture_output=True,
             text=True,
