@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 IDS = [f"s{number}" for number in range(7)]
 ROLES = {"foreach": ["loop_stages"], "trycatch": ["try_stages", "catch_stages", "finally_stages"]}
 NOISE = st.sampled_from(
-    ["{{item}}", "{{context.v}}", "{{error.message}}", "{{upstream.s0.value}}", "{{upstream.s1[0].value}}"]
-    + ["{{upstream.s0.current_item}}", "{{upstream.nobody}}", "{{", "{{upstream.s6}}", "{{context.item.x}}"]
+    [
+        *("{{item}}", "{{context.v}}", "{{error.message}}", "{{upstream.s0.value}}", "{{upstream.s1[0].value}}"),
+        *("{{upstream.s0.current_item}}", "{{upstream.nobody}}", "{{", "{{upstream.s6}}", "{{context.item.x}}"),
+    ]
 )
 
 
