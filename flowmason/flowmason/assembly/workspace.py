@@ -194,7 +194,7 @@ class Workspace:
         providers: dict[str, Any] = {
             name: msgspec.to_builtins(settings) for name, settings in sorted(project.providers.items())
         }
-        default = provider or project.default_provider
+        default = provider or project.default_provider or local_model()
         if default is not None:
             providers["default"] = default
         packages = self._packages[0] if self._packages else packages_dir()
@@ -204,6 +204,13 @@ class Workspace:
             packages_dir=str(packages),
             options={"env": list(project.env), "egress_allow": list(project.egress_allow), "providers": providers},
         )
+
+
+def local_model() -> str | None:
+    """The provider for a project that names none: the model in this process, where it is installed."""
+    from flowmason.providers import missing_for
+
+    return "llamacpp" if missing_for("llamacpp") is None else None
 
 
 def pipeline_files(folder: Path) -> list[Path]:

@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, Entry] = {
     "run": Entry("flowmason.cli.run", "run", "Run a pipeline and show it live."),
     "validate": Entry("flowmason.cli.validate", "validate", "Check pipeline files without running them."),
-    "test": Entry("flowmason.cli.test", "app", "Run the tests of a project's pipelines."),
+    "test": Entry("flowmason.cli.test", "test", "Run the tests of a project's pipelines."),
     "init": Entry("flowmason.cli.init", "init", "Make a new project that runs as it stands."),
     "list": Entry("flowmason.cli.listing", "list_", "List a project's pipelines and components."),
     "info": Entry("flowmason.cli.info", "info", "Describe a pipeline or a component."),
@@ -50,7 +50,8 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         entry = COMMANDS.get(cmd_name)
         if entry is not None:
-            return command(cmd_name, getattr(importlib.import_module(entry.module), entry.attribute))
+            module = importlib.import_module(entry.module)
+            return command(cmd_name, getattr(module, entry.attribute))
         point = _entry_points().get(cmd_name)
         return command(cmd_name, console.loaded(point)) if point is not None else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
@@ -81,6 +82,7 @@ async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int
 
     here = Workspace.at()
     signals = Signals(show)
+    begun_at = time.monotonic()
     with signals.caught():
         async with AsyncExitStack() as stack:
             stores = open_stores(here.root, here.environ)
@@ -122,4 +124,4 @@ async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int
             limit = INLINE_LIMIT if show.json else None
             outcome = result(picture, stores.values, executor=executor.name, items=show.items, limit=limit)
         remember_abandoned(executor, show)
-        return finish(outcome, show)
+        return finish(outcome, show, time.monotonic() - begun_at)

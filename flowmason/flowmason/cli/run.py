@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
@@ -113,6 +114,7 @@ async def _run(path: str | None, request: dict[str, Any], show: Any) -> int:
     options = {key: request[key] for key in ("provider", "max_concurrency")}
     model = LiveModel(compiled.plan)
     signals = Signals(show)
+    begun_at = time.monotonic()
     with signals.caught():
         async with AsyncExitStack() as stack:
             feeds, view = feeds_of(model, show)
@@ -150,7 +152,7 @@ async def _run(path: str | None, request: dict[str, Any], show: Any) -> int:
             limit = INLINE_LIMIT if show.json else None
             outcome = result(picture, stores.values, executor=executor.name, items=show.items, limit=limit)
         remember_abandoned(executor, show)
-        return finish(outcome, show)
+        return finish(outcome, show, time.monotonic() - begun_at)
 
 
 def _main(workspace: Any) -> str:

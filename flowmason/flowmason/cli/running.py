@@ -124,7 +124,7 @@ def remember_abandoned(executor: Executor, show: Show) -> None:
         console.abandoned.extend(left)
 
 
-def finish(result: RunResult, show: Show) -> int:
+def finish(result: RunResult, show: Show, elapsed_s: float) -> int:
     """Print how a run went; returns the exit code."""
     code = CODES.get(result.status, console.INTERRUPTED)
     if show.json:
@@ -135,25 +135,13 @@ def finish(result: RunResult, show: Show) -> int:
         console.print_failure(result.error)
     if show.quiet:
         return code
-    took = _took(result)
     used = usage_words(result.usage)
     colour = {0: "green", 1: "red", 3: "yellow"}.get(code, "yellow")
-    words = [console.paint(result.status, colour, "bold"), result.run_id, *([took] if took else [])]
+    words = [console.paint(result.status, colour, "bold"), result.run_id, duration(elapsed_s * 1000)]
     console.say(" · ".join([*words, *([used] if used else [])]))
     if code in (console.FAILED, console.INTERRUPTED):
         console.say(f"  {console.paint('resume:', 'cyan')} fm resume {result.run_id}")
     return code
-
-
-def _took(result: RunResult) -> str:
-    from datetime import datetime
-
-    times = [stage for stage in result.stages.values() if stage.started_at and stage.finished_at]
-    if not times:
-        return ""
-    begun = min(datetime.fromisoformat(str(stage.started_at)) for stage in times)
-    ended = max(datetime.fromisoformat(str(stage.finished_at)) for stage in times)
-    return duration(max(0.0, (ended - begun).total_seconds() * 1000))
 
 
 def print_output(output: Any) -> None:

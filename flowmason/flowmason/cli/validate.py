@@ -19,7 +19,7 @@ def validate(
         list[str] | None,
         typer.Argument(metavar="[PIPELINE|DIR]...", help="Files, folders or names. Default: the whole project."),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse for warnings, too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Check samples as well, and refuse for warnings.")] = False,
     format: Annotated[str, typer.Option("--format", metavar="text|json", help="How to print the answer.")] = "text",
     check_inheritance: Annotated[
         bool, typer.Option("--check-inheritance", help="Show what each pipeline extends, and warn of long chains.")
@@ -36,7 +36,7 @@ def validate(
       fm validate --format json | jq '.files[] | select(.ok | not)'
     """
     console.choice(format, ("text", "json"), "--format")
-    reports = [report for target in paths or [""] for report in _check(target, check_inheritance)]
+    reports = [report for target in paths or [""] for report in _check(target, check_inheritance, strict)]
     refused = [r for r in reports if r["faults"] or (strict and r["warnings"])]
     if format == "json":
         console.print_json({"ok": not refused, "files": [_plain(report, report in refused) for report in reports]})
@@ -46,7 +46,7 @@ def validate(
         raise typer.Exit(console.REFUSED)
 
 
-def _check(target: str, inheritance: bool) -> list[dict[str, Any]]:
+def _check(target: str, inheritance: bool, strict: bool) -> list[dict[str, Any]]:
     """A report for every file that `target` means."""
     from flowmason.assembly.workspace import Workspace, pipeline_files, shown
     from flowmason.errors import RefusedError, UsageError
@@ -59,10 +59,10 @@ def _check(target: str, inheritance: bool) -> list[dict[str, Any]]:
         file = error.faults[0].file or MANIFEST
         return [_report(file, faults=error.faults)]
     if target and not folder.is_dir():
-        return [_pipeline(workspace, workspace.find(target), inheritance)]
+        return [_pipeline(workspace, workspace.find(target), inheritance, strict)]
     inside = not target or folder.resolve() == workspace.project.root
     files = workspace.project.pipeline_files() if inside else pipeline_files(folder)
-    reports = [_pipeline(workspace, path, inheritance) for path in files]
+    reports = [_pipeline(workspace, path, inheritance, strict) for path in files]
     if workspace.root is not None and inside:
         manifest = shown(workspace.root / MANIFEST)
         reports.insert(0, _report(manifest, warnings=workspace.project.unbuilt()))
@@ -78,7 +78,7 @@ def _check(target: str, inheritance: bool) -> list[dict[str, Any]]:
     return reports
 
 
-def _pipeline(workspace: Workspace, path: Path, inheritance: bool) -> dict[str, Any]:
+def _pipeline(workspace: Workspace, path: Path, inheritance: bool, strict: bool) -> dict[str, Any]:
     from flowmason.assembly.workspace import shown
     from flowmason.errors import FlowMasonError, RefusedError
 
@@ -92,7 +92,7 @@ def _pipeline(workspace: Workspace, path: Path, inheritance: bool) -> dict[str, 
         return report
     pipeline = source.pipeline
     report.update(pipeline=pipeline.name, version=pipeline.version, stages=len(pipeline.stages))
-    report["warnings"] += _warnings(source)
+    report["warnings"] += _warnings(source, strict)
     if inheritance:
         from flowmason.errors import Fault
         from flowmason.inherit import chain
@@ -109,17 +109,18 @@ def _pipeline(workspace: Workspace, path: Path, inheritance: bool) -> dict[str, 
     return report
 
 
-def _warnings(source: Any) -> list[Fault]:
+def _warnings(source: Any, strict: bool) -> list[Fault]:
     """What a run would not stumble over, but its author may want to know."""
     from flowmason.errors import Fault, RefusedError
-    from flowmason.inputs import prepare_input
 
     found = []
     pipeline = source.pipeline
     for key in ("triggers", "schedule"):
         if getattr(source.written, key):
             found.append(Fault(f"{key} is kept, but nothing acts on it yet", f"$.{key}"))
-    if pipeline.sample_input is not None:
+    if strict and pipeline.sample_input is not None:
+        from flowmason.inputs import prepare_input  # it may import jsonschema, which takes its time
+
         try:
             prepare_input(pipeline.input_schema, pipeline.sample_input)
         except RefusedError as error:

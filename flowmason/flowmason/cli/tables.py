@@ -1,0 +1,21 @@
+"""Plain tables on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flowmason.cli.console import paint
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, indent: str = "") -> None:
+    """Columns as wide as they need to be; the last one as it comes."""
+    import sys
+
+    table = [list(head), *[list(row) for row in rows]] if head else [list(row) for row in rows]
+    if not table:
+        return
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for number, row in enumerate(table):
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        line = (indent + "  ".join([*cells, row[-1]])).rstrip()
+        print(paint(line, "dim", stream=sys.stdout) if head and number == 0 else line)
