@@ -35,8 +35,8 @@ class Load:
 
 
 def is_cheap(stage: StageState) -> bool:
-    """Whether a stage may travel with others: pure, no resources of its own, an ordinary task."""
-    return stage.stage.pure
+    """Whether a stage may travel with others; of a stage with a body that goes for its own evaluation."""
+    return stage.stage.light
 
 
 def share(ready: Sequence[StageState], workers: int, size: int, taken: set[StagePath]) -> list[Load]:
@@ -49,7 +49,7 @@ def share(ready: Sequence[StageState], workers: int, size: int, taken: set[Stage
     if not ready or workers < 1:
         return []
     per_load = max(-(-len(ready) // workers), size)
-    loads = []
+    loads: list[Load] = []
     for start in range(0, len(ready), per_load):
         if len(loads) == workers:
             break

@@ -107,11 +107,14 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     body: Body | None = None
 
     @cached_property
+    def light(self) -> bool:
+        """Whether the stage itself (not its body) is pure and an ordinary task: it may travel with others."""
+        return self.effect is Effect.PURE and self.placement is Placement.TASK and not self.resources
+
+    @cached_property
     def pure(self) -> bool:
-        """Whether the stage and everything in its body is pure and asks for no resources."""
-        if self.effect is not Effect.PURE or self.placement is not Placement.TASK or self.resources:
-            return False
-        if isinstance(self.body, SubPipelineBody):
+        """Whether the stage and everything in its body is light, so that a worker may run all of it."""
+        if not self.light or isinstance(self.body, SubPipelineBody):
             return False
         return all(stage.pure for scope in self.scopes for stage in scope.stages)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from flowmason import event as ev
 from flowmason.conductor.admission import Admission
@@ -166,8 +167,14 @@ class Walker:
             self._tries[stage.path] = stage
         elif stage.stage.kind == "foreach":
             self._dispatcher.loops[stage.path] = stage
-        if stage.stage.body_timeout_ms is not None and stage.path not in self._deadlines:
-            self._deadlines[stage.path] = self._clock() + stage.stage.body_timeout_ms / 1000
+        limit = self._body_limit(stage)
+        if limit is not None and stage.path not in self._deadlines:
+            self._deadlines[stage.path] = self._clock() + limit / 1000
+
+    def _body_limit(self, stage: StageState) -> int | None:
+        """Milliseconds that the body may take: the stage's own timeout, or a sub-pipeline's `timeout_ms`."""
+        settings = stage.body.settings if stage.body is not None else {}
+        return stage.stage.body_timeout_ms or settings.get("timeout_ms")
 
     async def _report(self, flight: Flight, report: Report, batch: list[ev.Event]) -> None:
         flight.heard = self._clock()
@@ -229,7 +236,7 @@ class Walker:
                 self._closing.discard(path)
             elif clock >= deadline:
                 del self._deadlines[path]
-                limit = found.stage.body_timeout_ms or int(FINALLY_BOUND_S * 1000)
+                limit = self._body_limit(found) or int(FINALLY_BOUND_S * 1000)
                 self._apply(ev.StageFailing(path=path, failure=timed_out(format_path(path), limit)), batch)
         for flight in list(self.flights.by_id.values()):
             if not flight.timed_out and not flight.cancelling and clock >= flight.heard + flight.patience:
@@ -290,8 +297,8 @@ class Walker:
             flight.cancelling = True
             self._help(self._conductor.executor.cancel(flight.region.id, grace_s=CANCEL_GRACE_S))
 
-    def _help(self, coroutine: object) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
+    def _help(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._helpers.add(task)
         task.add_done_callback(self._helpers.discard)
 

@@ -156,7 +156,7 @@ class ItemLoop:
             begin = end
 
     def _propose(self, indexes: list[int], rows: dict[int, tuple[list[bytes], Failure | None]], since: int) -> None:
-        columns = {
+        columns: dict[str, Value] = {
             stage.id: self._run.data.keep_list([rows[index][0][position] for index in indexes])
             for position, stage in enumerate(self._body.scope.stages)
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from flowmason import control, value
@@ -71,7 +72,7 @@ def local_makers(
             items = lists[id(source)] = data.load(source)
         return fresh(items[position])
 
-    return {name: (lambda s=source, p=position: make(s, p)) for name, (source, position) in locals_.items()}
+    return {name: partial(make, source, position) for name, (source, position) in locals_.items()}
 
 
 def fresh(item: Any) -> Any:

@@ -132,9 +132,8 @@ class RegionRun:
             now = self.worker.now()
             events = decide(self.state, now, runnable)
             for stage in runnable:
-                if stage.stage.pure or self.region.effect:
-                    if stage.not_before <= now:
-                        self._queue.append(stage)
+                if (stage.stage.pure or stage.path in self._allowed) and stage.not_before <= now:
+                    self._queue.append(stage)
             for event in events:
                 self.propose(event)  # type: ignore[arg-type]
                 if isinstance(event, ev.StageExpanded):

@@ -26,9 +26,10 @@ _CACHE_ENTRIES = 10_000
 class Services:
     """Made once per worker; everything heavy is made on first use."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, environ: Mapping[str, str] | None = None) -> None:
         self._options = settings.options
-        self._secrets = EnvironmentSecrets(os.environ)
+        self._environ = os.environ if environ is None else environ
+        self._secrets = EnvironmentSecrets(self._environ)
         self.masker = Masker()
         self.cache = MemoryCache()
         self._providers: dict[str, ModelProvider] = {}
@@ -36,7 +37,7 @@ class Services:
     @cached_property
     def environment(self) -> Mapping[str, str]:
         """The names that `flowmason.json` lists under `env`, as far as they are set."""
-        return {name: os.environ[name] for name in self._options.get("env", ()) if name in os.environ}
+        return {name: self._environ[name] for name in self._options.get("env", ()) if name in self._environ}
 
     def secrets_for(self, declared: tuple[str, ...], component: str) -> DeclaredSecrets:
         """A component's view of the secrets: only those it declared."""
@@ -66,7 +67,7 @@ class Services:
             from flowmason.providers import make_provider, settings_of
 
             settings = settings_of(name, self._options.get("providers", {}))
-            found = self._providers[name] = make_provider(name, settings, egress=self.egress, environ=os.environ)
+            found = self._providers[name] = make_provider(name, settings, egress=self.egress, environ=self._environ)
         return found
 
     @property

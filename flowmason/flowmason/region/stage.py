@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowmason import event as ev
@@ -99,20 +99,30 @@ def roots(run: RegionRun, stage: StageState, upstream: Upstream, context: StageC
 
 
 async def execute(run: RegionRun, stage: StageState, inputs: Mapping[str, Any], context: StageContext) -> Any:
-    """Run the stage's component on evaluated inputs, within its timeout; returns plain data."""
+    """Run the stage's component (or what mocks it) on evaluated inputs, within its timeout; returns plain data."""
+    mocks = run.worker.mocks
+    if mocks is not None and mocks.of(stage) is not None:
+        answer = await _within(stage, mocks.answer(stage, inputs))
+        if answer is not mocks.UNANSWERED:
+            return answer
     loaded = run.worker.component(stage.scope.plan.components[stage.stage.component])
     instance, given = loaded.make(), loaded.validate(inputs)
+    try:
+        result = await _within(stage, instance.execute(given, context))
+    finally:
+        context.close()
+    return loaded.dump(result)
+
+
+async def _within(stage: StageState, work: Awaitable[Any]) -> Any:
     timeout = asyncio.timeout(stage.stage.timeout_ms / 1000)
     try:
         async with timeout:
-            result = await instance.execute(given, context)
+            return await work
     except TimeoutError:
         if timeout.expired():
             raise _TimedOut from None
         raise
-    finally:
-        context.close()
-    return loaded.dump(result)
 
 
 async def _control(
@@ -120,7 +130,8 @@ async def _control(
 ) -> ev.StageEvent:
     decision = await run.worker.decision(run, stage, inputs)
     kind = stage.stage.kind
-    if kind in (Kind.FOREACH, Kind.TRYCATCH) or kind is Kind.SUBPIPELINE:
+    # A sub-pipeline that is mocked names no pipeline: its result is there already.
+    if kind in (Kind.FOREACH, Kind.TRYCATCH) or (kind is Kind.SUBPIPELINE and decision.pipeline):
         items: Value | None = None
         plan = None
         given: Value | None = None
@@ -142,7 +153,10 @@ async def _control(
             plan=plan,
             started_at=started_at,
         )
-    output = decision.output["return_value"] if decision.returned is not None else decision.output
+    output: Any = decision.output
+    if decision.returned is not None:
+        output = output.get("return_value")
+        run.worker.check_returned(stage, decision.returned, output)
     return ev.StageFinished(
         path=stage.path,
         attempt=stage.attempt,
@@ -151,4 +165,5 @@ async def _control(
         duration_ms=(run.worker.monotonic() - clock) * 1000,
         choice=decision.choice,
         returned=decision.returned,
+        note=decision.output.get("message") if decision.returned is not None else None,
     )

@@ -10,7 +10,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +18,15 @@ from flowmason.errors import Code, Failure, FlowMasonError, StageError
 from flowmason.executor import Emit, WorkerSettings
 from flowmason.expressions import prepare
 from flowmason.ids import Digest, OrgId, PlanId, StageId
-from flowmason.plan import ComponentRef, Plan, Scope, Stage
+from flowmason.plan import ComponentRef, Kind, Plan, Scope, Stage
 from flowmason.plan import decode as decode_plan
 from flowmason.region.run import RegionRun
 from flowmason.report import Ended, Region, Report
 from flowmason.state import StageState
-from flowmason.values_fs import open_values
 
 if TYPE_CHECKING:
     from flowmason.control import Decision
+    from flowmason.region.mocks import Mocks
     from flowmason.region.services import Services
     from flowmason.registry import Loaded
 
@@ -35,14 +34,21 @@ PULSE_S = 0.02
 
 
 class Worker:
-    """Runs regions in this process. Made once from settings that are sent to it."""
+    """Runs regions in this process. Made once from settings that are sent to it.
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    Tests hand in services that reach nobody, and mocks that answer in the place of components.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, *, services: Services | None = None, mocks: Mocks | None = None
+    ) -> None:
         from flowmason.region.services import Services
+        from flowmason.values_fs import open_values
 
         self.settings = settings
         self.values = open_values(settings.values_url)
-        self.services: Services = Services(settings)
+        self.services: Services = services or Services(settings)
+        self.mocks = mocks
         self.name = f"{os.getpid()}@{socket.gethostname()}"
         self._plans: dict[PlanId, Plan] = {}
         self._templates: dict[int, tuple[Stage, Callable[[Mapping[str, Any], Any], Any]]] = {}
@@ -145,7 +151,11 @@ class Worker:
         return found
 
     async def decision(self, run: RegionRun, stage: StageState, inputs: Mapping[str, Any]) -> Decision:
-        """What a control-flow stage decides: by the built-in rules, or by a component of the user's."""
+        """What a control-flow stage decides: by a mock, by the built-in rules, or by a component of the user's."""
+        if self.mocks is not None and self.mocks.of(stage) is not None:
+            decided = await self.mocks.decision(stage, inputs)
+            if decided is not None:
+                return decided
         ref = stage.scope.plan.components.get(stage.stage.component)
         if ref is None or ref.target.startswith("flowmason.lab"):
             return control.decide(stage.stage.kind, inputs)
@@ -157,12 +167,13 @@ class Worker:
         """A sub-pipeline's input with defaults applied; checked where the Plan is known already."""
         if plan_id is None:
             return given
-        return _prepared_input(self.plan_of(run.region, plan_id), given)
+        from flowmason.inputs import prepare_input
+
+        return prepare_input(self.plan_of(run.region, plan_id).input_schema, given)
 
     def checked_output(self, stage: StageState, upstream: Mapping[str, Any]) -> Any:
         """The pipeline's output, held against its `output_schema`. Raises `StageError`."""
         from flowmason.expressions import ABSENT
-        from flowmason.inputs import check_output
 
         plan = stage.scope.plan
         if plan.output_stage is not None or len(plan.terminals) == 1:
@@ -171,10 +182,22 @@ class Worker:
         else:
             parts = {end: upstream[end] for end in plan.terminals}
             output = {end: part for end, part in parts.items() if part is not ABSENT}
+        self._check_output(plan, output)
+        return output
+
+    def check_returned(self, stage: StageState, status: str, output: Any) -> None:
+        """Hold what a `return` gives against the `output_schema` of the pipeline it ends (not of an item)."""
+        plan = stage.scope.plan
+        owners = plan.ancestors[stage.stage.id]
+        if status == "completed" and not any(plan.stages[owner].kind is Kind.FOREACH for owner in owners):
+            self._check_output(plan, output)
+
+    def _check_output(self, plan: Plan, output: Any) -> None:
+        from flowmason.inputs import check_output
+
         failure = check_output(plan.output_schema, output)
         if failure is not None:
             raise StageError(failure.message, code=failure.code, details=failure.details, help=failure.help)
-        return output
 
     # -- what contexts ask for -------------------------------------------------------------------
 
@@ -211,17 +234,6 @@ class Worker:
     def jitter(self) -> float:
         """Uniform in 0..1; spreads retries."""
         return self._rng.random()
-
-
-@lru_cache(maxsize=1)
-def _inputs_module() -> Any:
-    import flowmason.inputs as inputs
-
-    return inputs
-
-
-def _prepared_input(plan: Plan, given: Any) -> Any:
-    return _inputs_module().prepare_input(plan.input_schema, given)
 
 
 def _pulse(worker_ref: weakref.ref[Worker]) -> None:

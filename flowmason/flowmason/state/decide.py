@@ -47,9 +47,9 @@ def fate(stage: StageState) -> str | None:
     scope, plan = stage.scope, stage.stage
     if plan.arms and not any(_chosen(scope, arm.guard, arm.choices) for arm in plan.arms):
         return f"not chosen by {', '.join(arm.guard for arm in plan.arms)}"
-    guards = {arm.guard for arm in plan.arms}
     weighed = plan.data or plan.order
-    without_guards = [need for need in weighed if need not in guards]
+    known = scope.plan.stages
+    without_guards = [need for need in weighed if not known[need].is_guard]
     weighed = tuple(without_guards) or weighed
     if weighed and all(_skipped(scope, need) for need in weighed):
         return f"skipped with {', '.join(weighed)}"
@@ -209,6 +209,6 @@ def _run(state: RunState) -> list[ev.Event]:
     if outcome.kind == "returned" and outcome.status != "cancelled":
         if outcome.status == "completed":
             return [ev.RunCompleted(output=outcome.value or value.NULL)]
-        failure = Failure(code=Code.RETURNED_FAILED, message="a return stage ended the run as failed")
+        failure = outcome.failure or Failure(code=Code.RETURNED_FAILED, message="a return stage ended the run")
         return [ev.RunFailed(failure=failure)]
-    return [ev.RunCancelled(reason=state.cancelling or "returned")]
+    return [ev.RunCancelled(reason=state.cancelling or "a return stage ended the run")]

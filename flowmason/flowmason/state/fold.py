@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flowmason import event as ev
-from flowmason.errors import Failure
-from flowmason.ids import PlanId, RunId, StageId, StagePath
+from flowmason.errors import Code, Failure
+from flowmason.ids import PlanId, RunId, StageId, StagePath, format_path
 from flowmason.plan import Plan
 from flowmason.state import lookup
 from flowmason.state.bodies import Bodies
@@ -127,7 +127,11 @@ class RunState(Bodies):
         stage.started_at, stage.duration_ms = event.started_at or stage.started_at, event.duration_ms
         self.end(stage, Status.COMPLETED)
         if event.returned is not None:
-            self.doom(stage.scope, Outcome("returned", value=event.output, status=event.returned))
+            failure = None
+            if event.returned == "failed":
+                message = event.note or "a return stage ended it as failed"
+                failure = Failure(code=Code.RETURNED_FAILED, message=message, stage=format_path(event.path))
+            self.doom(stage.scope, Outcome("returned", failure, event.output, event.returned))
         self.check(stage.scope)
 
     def _stage_failed(self, event: ev.StageFailed) -> None:

@@ -63,7 +63,7 @@ class Outcome:
     @property
     def gentle(self) -> bool:
         """Whether effects under way may finish and be recorded: a failure is behind it, not a cancel."""
-        return self.failure is not None
+        return self.failure is not None and self.kind != "returned"
 
 
 FINISHED = Outcome("finished")

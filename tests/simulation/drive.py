@@ -1,0 +1,208 @@
+"""One seed: a random pipeline, a bad world, conductors that crash at durable writes, and what must hold after all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowmason import event as ev
+from flowmason.conductor import Conductor, new_run
+from flowmason.event import Recorded, encode_events
+from flowmason.ids import Ids, RunId, format_path
+from flowmason.journal import TERMINAL, Append, Command
+from flowmason.journal_memory import MemoryJournal
+from flowmason.plan import Plan
+from flowmason.policy import Effect
+from flowmason.state import RunState, fold
+from tests.simulation.pipelines import random_plan
+from tests.simulation.virtual import run_virtual
+from tests.simulation.world import SimExecutor, World
+
+
+class Crash(BaseException):
+    """The conductor's process dies here."""
+
+
+@dataclass
+class Outcome:
+    """What a seed led to."""
+
+    seed: int
+    status: str
+    events: list[Recorded]
+    plan: Plan
+    crashes: int
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the journal."""
+        return hashlib.sha256(encode_events(tuple(item.event for item in self.events))).hexdigest()
+
+
+def simulate(seed: int, *, trouble: bool = True) -> Outcome:
+    """Run one seed to its end and check it."""
+    return run_virtual(_simulate(seed, trouble))
+
+
+async def _simulate(seed: int, trouble: bool) -> Outcome:
+    rng = random.Random(f"{seed}/drive")
+    plan = random_plan(seed)
+    world = World(seed, trouble=trouble)
+    loop = asyncio.get_running_loop()
+    crashed = asyncio.Event()
+    budget = rng.choice((0, 0, 1, 2, 3)) if trouble else 0
+    crashes = 0
+
+    def maybe(name: str, argument: Any) -> None:
+        nonlocal budget, crashes
+        if isinstance(argument, Append) and budget > 0 and rng.random() < 0.15:
+            budget -= 1
+            crashes += 1
+            crashed.set()
+            raise Crash
+
+    journal = MemoryJournal(before_commit=maybe, after_commit=maybe)
+
+    def now() -> int:
+        return int(loop.time() * 1000)
+
+    ids = Ids(loop.time, random.Random(f"{seed}/ids"))
+    run_id = ids.run()
+    await journal.submit(
+        new_run(plan, {}, run_id=run_id, now=now(), by="test", values=world.values, options={"max_concurrency": rng.choice((None, 1, 4))})  # type: ignore[arg-type]
+    )
+    commands = loop.create_task(_commands(journal, run_id, rng, ids, now)) if trouble else None
+    while True:
+        crashed.clear()
+        conductor = Conductor(
+            journal=journal,
+            values=world.values,  # type: ignore[arg-type]
+            executor=SimExecutor(world),
+            now=now,
+            ids=ids,
+            rng=random.Random(f"{seed}/conductor"),
+        )
+        alive = loop.create_task(conductor.run())
+        fell = loop.create_task(crashed.wait())
+        ended = loop.create_task(_ended(journal, run_id))
+        await asyncio.wait([alive, fell, ended], return_when=asyncio.FIRST_COMPLETED)
+        if ended.done() and not crashed.is_set():
+            conductor.stop()
+            await asyncio.wait([alive])
+            fell.cancel()
+            break
+        fell.cancel()
+        ended.cancel()
+        await _kill(alive, conductor)
+        world.conductor_died()
+        for other, (beat, _, _) in (await journal.beats()).items():
+            await journal.bury(other, beat)
+    if commands is not None:
+        commands.cancel()
+    row = await journal.row(run_id)
+    assert row is not None
+    events = await journal.read(run_id)
+    outcome = Outcome(seed, row.status, events, plan, crashes)
+    outcome.problems = check(outcome, world)
+    return outcome
+
+
+async def _kill(alive: asyncio.Task[None], conductor: Conductor) -> None:
+    """As if the process were gone: nothing of it writes any more."""
+    for task in [alive, *conductor._tasks.values()]:
+        task.cancel()
+    await asyncio.wait([alive, *conductor._tasks.values()], timeout=60)
+
+
+async def _ended(journal: MemoryJournal, run_id: RunId) -> None:
+    while True:
+        row = await journal.row(run_id)
+        if row is not None and row.status in TERMINAL:
+            return
+        await asyncio.sleep(0.2)
+
+
+async def _commands(journal: MemoryJournal, run_id: RunId, rng: random.Random, ids: Ids, now: Any) -> None:
+    """Somebody pauses, resumes or cancels now and then; a paused run is always resumed in the end."""
+    for _ in range(rng.choice((0, 0, 1, 3))):
+        await asyncio.sleep(rng.random() * 3)
+        name = rng.choice(("pause", "pause", "resume", "cancel"))
+        await journal.post(Command(id=ids.command(), run_id=run_id, name=name, at=now()))
+    while True:
+        await asyncio.sleep(5)
+        await journal.post(Command(id=ids.command(), run_id=run_id, name="resume", at=now()))
+
+
+def check(outcome: Outcome, world: World) -> list[str]:
+    """The invariants that every run must keep."""
+    problems: list[str] = []
+    events = outcome.events
+    if [item.seq for item in events] != list(range(1, len(events) + 1)):
+        problems.append("seq is not contiguous")
+    terminal = [item for item in events if isinstance(item.event, ev.RunCompleted | ev.RunFailed | ev.RunCancelled)]
+    reopened = sum(isinstance(item.event, ev.RunReopened) for item in events)
+    if len(terminal) != reopened + 1:
+        problems.append(f"{len(terminal)} terminal events after {reopened} reopenings")
+    if terminal and events[-1] is not terminal[-1]:
+        problems.append("something was recorded after the end")
+    problems += _once(events)
+    state = fold(events[0].run_id, outcome.plan, events)
+    if str(state.status) != outcome.status:
+        problems.append(f"the row says {outcome.status}, the fold {state.status}")
+    problems += _effects(events, outcome.plan)
+    if outcome.status == "completed":
+        problems += _complete(state)
+    return problems
+
+
+def _once(events: list[Recorded]) -> list[str]:
+    problems = []
+    finished: Counter[str] = Counter()
+    items: Counter[str] = Counter()
+    for item in events:
+        event = item.event
+        if isinstance(event, ev.StageFinished | ev.StageSkipped):
+            finished[format_path(event.path)] += 1
+        elif isinstance(event, ev.StageReopened):
+            finished.pop(format_path(event.path), None)
+        elif isinstance(event, ev.ItemsFinished):
+            for index in range(event.start, event.start + event.count):
+                items[f"{format_path(event.path)}[{index}]"] += 1
+    problems += [f"{path} was recorded {n} times" for path, n in finished.items() if n > 1]
+    problems += [f"item {path} was recorded {n} times" for path, n in items.items() if n > 1]
+    return problems
+
+
+def _effects(events: list[Recorded], plan: Plan) -> list[str]:
+    """No unsafe effect starts twice without a known failure in between; none ends without its start."""
+    problems = []
+    started: dict[str, bool] = {}
+    for item in events:
+        event = item.event
+        path = format_path(event.path) if hasattr(event, "path") else ""
+        if isinstance(event, ev.StageStarted):
+            stage = plan.stages[event.path[-1]]  # type: ignore[index]
+            if started.get(path) and stage.effect is Effect.UNSAFE:
+                problems.append(f"unsafe {path} started twice")
+            started[path] = True
+        elif isinstance(event, ev.StageRetried | ev.StageFailed):
+            started[path] = False
+        elif isinstance(event, ev.StageFinished) and path:
+            stage = plan.stages[event.path[-1]]  # type: ignore[index]
+            if stage.effect is not Effect.PURE and not started.get(path):
+                problems.append(f"{path} finished without a recorded start")
+    return problems
+
+
+def _complete(state: RunState) -> list[str]:
+    assert state.root is not None
+    if state.root.doomed is not None:
+        return []
+    return [f"{s.stage.id} is {s.status}" for s in state.root.stages.values() if not s.ended]
+
+

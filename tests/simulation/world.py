@@ -1,0 +1,284 @@
+"""The world of a simulated run: workers that lose, delay, double and reorder; a ledger of effects; crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from flowmason.errors import Code, Failure, RetryableError, StageError
+from flowmason.executor import Capacity
+from flowmason.ids import Digest, OrgId, format_path
+from flowmason.plan import ComponentRef, Plan
+from flowmason.policy import Placement, Resources
+from flowmason.region import Worker
+from flowmason.region.run import RegionRun
+from flowmason.report import Ended, Region, Report
+from flowmason.secrets import Masker
+
+
+class MemoryValues:
+    """The value store in a dictionary."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[OrgId, Digest], bytes] = {}
+
+    def put(self, org_id: OrgId, digest: Digest, data: bytes) -> None:
+        self.kept[org_id, digest] = bytes(data)
+
+    def get(self, org_id: OrgId, digest: Digest) -> bytes:
+        return self.kept[org_id, digest]
+
+
+class Ledger:
+    """What happened to the world outside: every start and every end of an effect, and every pure result."""
+
+    def __init__(self) -> None:
+        self.starts: Counter[str] = Counter()
+        self.open: dict[str, list[int]] = defaultdict(list)
+
+
+class _Component:
+    """A component whose behaviour is drawn from the seed, the path, the round and the attempt alone."""
+
+    def __init__(self, world: World, ref: ComponentRef) -> None:
+        self._world = world
+        self._ref = ref
+
+    def make(self) -> _Component:
+        return self
+
+    def validate(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        return inputs
+
+    def dump(self, result: Any) -> Any:
+        return result
+
+    async def execute(self, inputs: Mapping[str, Any], context: Any) -> Any:
+        path = format_path(context.path)
+        rng = random.Random(f"{self._world.seed}/{path}/{context.round}/{context.attempt}")
+        effect = self._ref.name != "pure"
+        if effect:
+            self._world.ledger.starts[f"{path}#{context.round}#{context.attempt}"] += 1
+        await asyncio.sleep(rng.choice((0.0, 0.0, 0.001, 0.05, 1.0)))
+        trouble = rng.random()
+        if trouble < float(inputs.get("flaky") or 0):
+            raise RetryableError("flaky")
+        if inputs.get("fails"):
+            raise StageError("as asked", code="ASKED")
+        if trouble > 0.995:
+            await asyncio.sleep(10_000)
+        return {"value": inputs.get("value"), "path": path}
+
+
+class SimWorker(Worker):
+    """The real region runner, on the virtual clock and without threads."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.values = world.values  # type: ignore[assignment]
+        self.name = "sim"
+        self.masker = Masker()
+        self.mocks = None
+        self._plans = {}
+        self._templates = {}
+        self._scopes = {}
+        self._rng = random.Random(f"{world.seed}/worker")
+        self._active = set()  # type: ignore[assignment]
+
+    def _beat(self, run: RegionRun) -> None:
+        self._active.add(run)
+
+        async def pulse() -> None:
+            while run in self._active:
+                await asyncio.sleep(0.02)
+                run.flush()
+
+        task = asyncio.get_running_loop().create_task(pulse())
+        self.world.keep(task)
+
+    def component(self, ref: ComponentRef) -> Any:
+        return _Component(self.world, ref)
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def now(self) -> int:
+        return int(self.monotonic() * 1000)
+
+    def environment(self) -> Mapping[str, str]:
+        return {}
+
+    def mask(self, failure: Failure) -> Failure:
+        return failure
+
+
+class SimExecutor:
+    """Workers in a bad neighbourhood. Calls of effects live on a host that outlives conductors."""
+
+    name = "sim"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def start(self) -> None:
+        pass
+
+    def capacity(self) -> Capacity:
+        return Capacity(2, 16)
+
+    def infeasible(self, placement: Placement, resources: Resources) -> str | None:
+        return None
+
+    def submit(self, region: Region) -> AsyncIterator[Report]:
+        return self._world.call(region)
+
+    async def cancel(self, region_id: str, *, grace_s: float) -> None:
+        await self._world.cancel(region_id, grace_s)
+
+    async def close(self) -> None:
+        pass
+
+
+class _Call:
+    def __init__(self, region: Region) -> None:
+        self.region = region
+        self.reports: list[Report] = []
+        self.changed = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.ended = False
+
+    def add(self, report: Report) -> None:
+        if not self.ended:
+            self.ended = report.ended is not None
+            self.reports.append(report)
+            self.changed.set()
+
+
+class World:
+    """Everything outside the conductor and the journal; survives both."""
+
+    def __init__(self, seed: int, *, trouble: bool = True) -> None:
+        self.seed = seed
+        self.rng = random.Random(f"{seed}/world")
+        self.trouble = trouble
+        self.values = MemoryValues()
+        self.ledger = Ledger()
+        self.worker = SimWorker(self)
+        self.host_calls: dict[str, _Call] = {}
+        self.calls: dict[str, _Call] = {}
+        self.epochs: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def keep(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def chance(self, probability: float) -> bool:
+        return self.trouble and self.rng.random() < probability
+
+    def conductor_died(self) -> None:
+        """Tasks die with their conductor; calls on the host run on, unless the host dies as well."""
+        for region_id, call in list(self.calls.items()):
+            if region_id not in self.host_calls:
+                self._kill(call)
+        self.calls.clear()
+        if self.chance(0.3):
+            self.host_died()
+
+    def host_died(self) -> None:
+        for call in self.host_calls.values():
+            self._kill(call)
+            call.add(Report(region=call.region.id, ended=Ended.LOST, failure=_lost()))
+        self.host_calls.clear()
+
+    def _kill(self, call: _Call) -> None:
+        if call.task is not None:
+            call.task.cancel()
+
+    async def call(self, region: Region) -> AsyncIterator[Report]:
+        stale = region.epoch < self.epochs.get(region.run_id, 0)
+        self.epochs[region.run_id] = max(region.epoch, self.epochs.get(region.run_id, 0))
+        known = self.host_calls.get(region.id)
+        if stale or (region.attach and known is None) or self.chance(0.02):
+            yield Report(region=region.id, ended=Ended.REFUSED, failure=_lost())
+            return
+        call = known
+        if call is None:
+            call = _Call(region)
+            if region.placement is Placement.HOST:
+                self.host_calls[region.id] = call
+            call.task = asyncio.get_running_loop().create_task(self._run(call))
+            self.keep(call.task)
+        self.calls[region.id] = call
+        async for report in self._deliver(call):
+            yield report
+        self.calls.pop(region.id, None)
+        if self.host_calls.get(region.id) is call:
+            del self.host_calls[region.id]
+
+    async def _deliver(self, call: _Call) -> AsyncIterator[Report]:
+        """Reports in some order, some late, some twice; the last stays the last."""
+        position = 0
+        held: list[Report] = []
+        while True:
+            while position < len(call.reports):
+                report = call.reports[position]
+                position += 1
+                if report.ended is not None:
+                    for late in held:
+                        yield late
+                    yield report
+                    return
+                if self.chance(0.1):
+                    held.append(report)
+                    continue
+                if self.chance(0.3):
+                    await asyncio.sleep(self.rng.random())
+                yield report
+                if self.chance(0.1):
+                    yield report
+            call.changed.clear()
+            if position == len(call.reports):
+                await call.changed.wait()
+
+    async def _run(self, call: _Call) -> None:
+        region = call.region
+        work = asyncio.get_running_loop().create_task(self.worker.run(region, call.add))
+        self.keep(work)
+        try:
+            if self.chance(0.08):
+                await asyncio.wait([work], timeout=self.rng.choice((0.0, 0.01, 0.5)))
+                if not work.done():
+                    if region.placement is Placement.HOST:
+                        self.host_died()
+                    call.add(Report(region=region.id, ended=Ended.LOST, failure=_lost()))
+                    return
+            await work
+        except asyncio.CancelledError:
+            call.add(Report(region=region.id, ended=Ended.CANCELLED))
+        finally:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
+
+    async def cancel(self, region_id: str, grace_s: float) -> None:
+        call = self.calls.get(region_id)
+        if call is None or call.ended:
+            return
+        if call.task is not None:
+            call.task.cancel()
+            await asyncio.wait([call.task], timeout=max(grace_s, 0.001))
+        call.add(Report(region=region_id, ended=Ended.LOST, failure=_lost()))
+
+
+def _lost() -> Failure:
+    return Failure(code=Code.LOST, message="simulated")
+
+
+def plan_value(world: World, org_id: OrgId, plan: Plan) -> None:
+    """Put a Plan where workers look for it."""
+    world.values.put(org_id, Digest(plan.id), plan.encoded)
