@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import time
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from flowmason.assembly.engine import Stores, host_name, pid_alive
+from flowmason.assembly.engine import Stores, host_name, pid_alive, unavailable
 from flowmason.assembly.picture import RunPicture, is_subpipeline
 from flowmason.conductor import Conductor, Feed, new_run
 from flowmason.conductor.conductor import Resolve, no_pipelines
@@ -187,6 +188,13 @@ async def started(executor: Executor) -> AsyncIterator[Executor]:
     """The executor, started, and closed at the end. Raises `EngineUnavailableError`."""
     try:
         await executor.start()
+    except ImportError as error:
+        raise unavailable(executor.name, error) from error
+    except BaseException:
+        with contextlib.suppress(Exception):
+            await executor.close()  # what it had begun
+        raise
+    try:
         yield executor
     finally:
         await executor.close()

@@ -64,8 +64,6 @@ def exit_code(error: FlowMasonError) -> int:
 @contextmanager
 def reported() -> Iterator[None]:
     """Print what goes wrong inside, and end with its exit code."""
-    import asyncio
-
     global _verbose
     _verbose = False
     try:
@@ -77,7 +75,7 @@ def reported() -> Iterator[None]:
             traceback.print_exc()
         print_error(error)
         raise SystemExit(exit_code(error)) from None
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except KeyboardInterrupt:
         say("interrupted")
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
@@ -189,10 +187,13 @@ def help_of(function: Callable[..., Any]) -> str:
 
 
 def run_async(coroutine: Any) -> Any:
-    """Run a coroutine in a fresh event loop."""
+    """Run a coroutine in a fresh event loop. One that was interrupted raises `KeyboardInterrupt`."""
     import asyncio
 
-    return asyncio.run(coroutine)
+    try:
+        return asyncio.run(coroutine)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def choice(value: str, known: Sequence[str], option: str) -> str:

@@ -1,0 +1,188 @@
+"""Ctrl-C, a killed process, `fm cancel`, `fm pause` and `fm resume`, with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fm_project import Fm, Project, nap_chain
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 15.0) -> Any:
+    """Wait until `what` gives something true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+def started(mark: Path) -> list[str]:
+    return mark.read_text().split() if mark.exists() else []
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """The file in which stages note that they started."""
+    return tmp_path / "mark"
+
+
+def run_until_second(project: Project, mark: Path, *, seconds: float = 30.0) -> subprocess.Popen[str]:
+    project.pipeline(nap_chain(mark, seconds=seconds))
+    process = project.start("run", "naps", "--on", "local", "--json")
+    wait_for(lambda: "second" in started(mark))
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=20)
+    return process.returncode, out, err
+
+
+def only_run(fm: Fm) -> dict[str, Any]:
+    items = fm("runs", "list", "--json").json["items"]
+    assert len(items) == 1
+    found: dict[str, Any] = items[0]
+    return found
+
+
+def test_ctrl_c_cancels_the_run(project: Project, fm: Fm, mark: Path) -> None:
+    process = run_until_second(project, mark)
+    process.send_signal(signal.SIGINT)
+    code, out, err = end(process)
+    assert code == 3, err
+    assert json.loads(out)["status"] == "cancelled"
+    assert "once more leaves it to be resumed" in err
+    assert "Traceback" not in err
+    assert started(mark) == ["first", "second"]
+    run = only_run(fm)
+    assert run["status"] == "cancelled"
+    again = fm("resume", run["run_id"])
+    assert again.code == 2
+    assert "final" in again.err
+
+
+def test_a_terminated_process_leaves_the_run_resumable(project: Project, fm: Fm, mark: Path) -> None:
+    process = run_until_second(project, mark)
+    process.terminate()
+    code, out, err = end(process)
+    assert code == 130, err
+    assert json.loads(out)["status"] == "running"
+    project.pipeline(nap_chain(mark, seconds=0.0, name="other"))
+    assert only_run(fm)["status"] == "running"
+
+
+def test_a_killed_process_is_taken_over_without_redoing_finished_stages(project: Project, fm: Fm, mark: Path) -> None:
+    process = run_until_second(project, mark, seconds=1.0)
+    wait_for(lambda: fm("runs", "list", "--json").json["items"][0]["status"] == "running")
+    process.kill()
+    process.communicate()
+    run = only_run(fm)
+    assert run["status"] == "running"
+    answer = fm("resume", "--json")
+    assert answer.code == 0, answer
+    assert answer.json["run_id"] == run["run_id"]
+    assert answer.json["output"]["value"] == "123"
+    assert started(mark)[-1] == "third"
+    assert answer.json["executor"] == "local"
+
+
+def test_the_second_ctrl_c_leaves_at_once(project: Project, fm: Fm, mark: Path) -> None:
+    project.write(
+        "components/stubborn.py",
+        """
+import time
+from flowmason import Context, OperatorInput, OperatorOutput, operator
+
+
+@operator(name="stubborn", category="test", description="Blocks its thread, whatever is asked of it.")
+class Stubborn:
+    class Input(OperatorInput):
+        mark: str
+
+    class Output(OperatorOutput):
+        done: bool = True
+
+    async def execute(self, input: Input, context: Context) -> Output:
+        open(input.mark, "a").write("second\\n")
+        time.sleep(25)
+        return self.Output()
+""",
+    )
+    project.pipeline(
+        {"name": "block", "stages": [{"id": "a", "component_type": "stubborn", "config": {"mark": str(mark)}}]}
+    )
+    process = project.start("run", "block", "--on", "local")
+    wait_for(lambda: "second" in started(mark))
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    code, _, err = end(process)
+    assert code in (3, 130), err  # 3: the cancel was recorded before the second Ctrl-C came
+    assert time.monotonic() - begun < 15
+    assert "Traceback" not in err
+
+
+def test_cancel_reaches_a_run_in_another_process(project: Project, fm: Fm, mark: Path) -> None:
+    process = run_until_second(project, mark)
+    run_id = only_run(fm)["run_id"]
+    answer = fm("cancel", run_id[-8:], "--reason", "enough", "--json")
+    assert answer.code == 0, answer
+    assert answer.json == {"run_id": run_id, "status": "cancelled"}
+    assert end(process)[0] == 3
+    assert fm("cancel", run_id).code == 2
+
+
+def test_cancel_ends_a_run_that_nobody_walks_without_starting_more_of_it(project: Project, fm: Fm, mark: Path) -> None:
+    process = run_until_second(project, mark)
+    process.kill()
+    process.communicate()
+    run_id = only_run(fm)["run_id"]
+    before = started(mark)
+    assert fm("cancel", run_id, "--json").json["status"] == "cancelled"
+    assert started(mark) == before
+    assert fm("runs", "show", run_id, "--json").json["status"] == "cancelled"
+
+
+def test_pause_and_resume_across_processes(project: Project, fm: Fm, mark: Path) -> None:
+    process = run_until_second(project, mark, seconds=1.5)
+    run_id = only_run(fm)["run_id"]
+    assert fm("pause", run_id, "--json").json["status"] == "paused"
+    code, out, _ = end(process)
+    assert code == 130
+    assert json.loads(out)["status"] == "paused"
+    assert started(mark) == ["first", "second"]
+    answer = fm("resume", run_id, "--json")
+    assert answer.code == 0, answer
+    assert answer.json["output"]["value"] == "123"
+    assert started(mark) == ["first", "second", "third"]
+
+
+def test_a_run_that_somebody_walks_is_not_resumed(project: Project, fm: Fm, mark: Path) -> None:
+    process = run_until_second(project, mark)
+    run_id = only_run(fm)["run_id"]
+    answer = fm("resume", run_id)
+    assert answer.code == 2
+    assert f"process {process.pid}@" in answer.err
+    assert fm("resume").code == 2
+    os.kill(process.pid, signal.SIGINT)
+    assert end(process)[0] == 3
+
+
+def test_watch_follows_a_run_in_another_process(project: Project, fm: Fm, mark: Path) -> None:
+    process = run_until_second(project, mark, seconds=1.0)
+    answer = fm("runs", "watch", only_run(fm)["run_id"])
+    assert answer.code == 0, answer
+    assert "✓ third" in answer.err
+    assert json.loads(answer.out) == {"value": "123"}
+    assert end(process)[0] == 0

@@ -1,0 +1,103 @@
+"""`fm validate`."""
+
+from __future__ import annotations
+
+import json
+
+from fm_project import ORDERS, Fm, Project
+
+
+def test_a_good_project_passes(project: Project, fm: Fm) -> None:
+    answer = fm("validate")
+    assert answer.code == 0, answer
+    assert "orders@1.2.0, 4 stages" in answer.out
+
+
+def test_all_faults_are_told_with_place_reason_and_nearest_name(project: Project, fm: Fm) -> None:
+    project.write(
+        "pipelines/wrong.pipeline.yaml",
+        """name: wrong
+stages:
+  - id: fetch
+    component_type: http-request
+    config:
+      url: https://example.com
+      methd: GET
+  - id: shape
+    component_type: json_transform
+    config:
+      data: "{{upstream.fetch.bdy}}"
+""",
+    )
+    answer = fm("validate", "pipelines/wrong.pipeline.yaml")
+    assert answer.code == 2
+    assert "pipelines/wrong.pipeline.yaml:7:7: refused" in answer.err
+    assert "7 |       methd: GET\n    |       ^" in answer.err
+    assert "did you mean 'method'?" in answer.err
+    assert "pipelines/wrong.pipeline.yaml:11:7: refused" in answer.err
+    assert "did you mean 'body'?" in answer.err
+    assert "2 faults in 1 file" in answer.err
+
+
+def test_json_tells_the_same(project: Project, fm: Fm) -> None:
+    project.pipeline({"name": "wrong", "stages": [{"id": "a", "component_type": "fliter", "config": {}}]})
+    answer = fm("validate", "--format", "json")
+    assert answer.code == 2
+    assert answer.json["ok"] is False
+    by_file = {report["file"]: report for report in answer.json["files"]}
+    assert by_file["pipelines/orders.pipeline.json"]["ok"]
+    wrong = by_file["pipelines/wrong.pipeline.json"]
+    assert not wrong["ok"]
+    fault = wrong["faults"][0]
+    assert fault["nearest"] == "filter"
+    assert fault["pointer"] == "$.stages[0].component_type"
+    assert (fault["line"], fault["code"]) == (6, "COMPONENT_MISSING")
+
+
+def test_strict_refuses_for_warnings(project: Project, fm: Fm) -> None:
+    project.pipeline({**ORDERS, "sample_input": {"orders": "none"}})
+    assert fm("validate").code == 0
+    strict = fm("validate", "--strict")
+    assert strict.code == 2
+    assert "$.sample_input.orders" in strict.err
+
+
+def test_a_broken_component_file_refuses_the_project(project: Project, fm: Fm) -> None:
+    project.write("components/broken.py", "x = 1\nimport nowhere_to_be_found\n")
+    answer = fm("validate")
+    assert answer.code == 2
+    assert "components/broken.py:2" in answer.err
+    assert fm("validate", "orders").code == 0
+
+
+def test_a_broken_project_file_is_refused_in_its_place(project: Project, fm: Fm) -> None:
+    project.write("flowmason.json", '{\n  "name": "shop",\n  "enviroment": []\n}\n')
+    answer = fm("validate")
+    assert answer.code == 2
+    assert "flowmason.json:3:3" in answer.err
+
+
+def test_inheritance_is_shown_and_its_faults_are_placed(project: Project, fm: Fm) -> None:
+    project.pipeline({"name": "child", "extends": "orders", "overrides": {"end": {"name": "The end"}}, "stages": []})
+    answer = fm("validate", "child", "--check-inheritance")
+    assert answer.code == 0, answer
+    assert "child@1.0.0 ← orders@1.2.0" in answer.out
+    project.pipeline({"name": "child", "extends": "orders", "overrides": {"edn": {"name": "x"}}, "stages": []})
+    answer = fm("validate", "child")
+    assert answer.code == 2
+    assert "did you mean 'end'?" in answer.err
+    project.pipeline({"name": "child", "extends": "ordrs", "stages": []})
+    answer = fm("validate", "child")
+    assert answer.code == 2
+    assert "pipelines/child.pipeline.json:3:3" in answer.err
+
+
+def test_a_folder_without_a_project_can_be_checked(fm: Fm, project: Project) -> None:
+    loose = project.root.parent / "loose"
+    loose.mkdir()
+    (loose / "a.pipeline.json").write_text(json.dumps(ORDERS))
+    assert fm("validate", str(loose)).code == 0
+    (loose / "a.pipeline.json").write_text("{")
+    assert fm("validate", str(loose)).code == 2
+    (loose / "a.pipeline.json").unlink()
+    assert "no pipeline file" in fm("validate", str(loose)).err
