@@ -93,9 +93,15 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
         await asyncio.wait([alive, fell, ended], return_when=asyncio.FIRST_COMPLETED)
         if ended.done() and not crashed.is_set():
             conductor.stop()
+            if commands is not None:
+                commands.cancel()
+                commands = None
             await asyncio.wait([alive])
             fell.cancel()
-            break
+            row = await journal.row(run_id)
+            if row is not None and row.status in TERMINAL and not await journal.commands([run_id]):
+                break
+            continue
         fell.cancel()
         ended.cancel()
         await _kill(alive, conductor)
@@ -155,6 +161,7 @@ def check(outcome: Outcome, world: World) -> list[str]:
     if str(state.status) != outcome.status:
         problems.append(f"the row says {outcome.status}, the fold {state.status}")
     problems += _effects(events, outcome.plan)
+    problems += [f"{call} ran {n} times" for call, n in world.ledger.starts.items() if "unsafe" in call and n > 1]
     if outcome.status == "completed":
         problems += _complete(state)
     return problems

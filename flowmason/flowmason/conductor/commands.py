@@ -32,7 +32,7 @@ def _pause(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
 def _resume(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
     if arguments.get("plan") and state.status is not Status.FAILED:
         return _changed(state, arguments)
-    if state.pausing or state.status is Status.PAUSED:
+    if not state.ended and (state.pausing or state.status is Status.PAUSED):
         return [ev.RunResumed()]
     if state.status is not Status.FAILED:
         return []

@@ -97,7 +97,6 @@ class Conductor:
         self._task_flights = 0
         self._host_flights = 0
         self._seen: dict[ConductorId, tuple[int, float]] = {}
-        self._beaten = -BEAT_S
         self._beside: dict[RunId, tuple[RunRow, list[LogLine], list[Delta]]] = {}
         self._storing: asyncio.Task[None] | None = None
 
@@ -106,11 +105,9 @@ class Conductor:
     async def run(self, *, until_idle: bool = False) -> None:
         """Beat, claim and walk until `stop`; with `until_idle`, until no run is left to walk."""
         await self.journal.enlist(self.id, self._host, self._pid)
+        beating = asyncio.get_running_loop().create_task(self._keep_beating())
         try:
             while not self._stopping:
-                if not await self._beat():
-                    log.error("conductor %s was declared dead; it stops", self.id)
-                    break
                 await self._claim()
                 await self._fetch_commands()
                 if until_idle and not self._tasks:
@@ -119,6 +116,7 @@ class Conductor:
                     await asyncio.wait_for(self._look.wait(), self._poll_s)
                 self._look.clear()
         finally:
+            beating.cancel()
             await self._leave()
 
     def stop(self) -> None:
@@ -148,19 +146,19 @@ class Conductor:
             await self._store_beside()
             await self.journal.retire(self.id)
 
-    async def _beat(self) -> bool:
-        clock = asyncio.get_running_loop().time()
-        if clock - self._beaten < BEAT_S:
-            return True
-        self._beaten = clock
-        try:
-            alive = await self.journal.beat(self.id)
-            if self._only is None:
-                await self._observe(clock)
-        except JournalError as error:
-            log.warning("no beat: %s", error)
-            return True
-        return alive
+    async def _keep_beating(self) -> None:
+        """Beat in a task of its own, so that a slow store delays nothing else."""
+        while True:
+            try:
+                if not await self.journal.beat(self.id):
+                    log.error("conductor %s was declared dead; it stops", self.id)
+                    self.stop()
+                    return
+                if self._only is None:
+                    await self._observe(asyncio.get_running_loop().time())
+            except JournalError as error:
+                log.warning("no beat: %s", error)
+            await asyncio.sleep(BEAT_S)
 
     async def _observe(self, clock: float) -> None:
         """Bury conductors that have been silent for too long by our own clock."""

@@ -160,6 +160,7 @@ class RunState(Bodies):
         self._release(stage)
         stage.attempt, stage.not_before, stage.failure = event.attempt + 1, event.at, event.failure
         self.fresh.append(stage)
+        self.check(stage.scope)
 
     def _stage_lost(self, event: ev.StageLost) -> None:
         stage = self.find(event.path)

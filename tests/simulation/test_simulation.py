@@ -1,0 +1,77 @@
+"""The real conductor and region runner on virtual time, in a world that loses, delays, doubles and crashes.
+
+A failure prints its seed: `FLOWMASON_SIM_FIRST=<seed> FLOWMASON_SIM_SEEDS=1` runs that one alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.drive import simulate
+
+FIRST = int(os.environ.get("FLOWMASON_SIM_FIRST", "0"))
+SEEDS = int(os.environ.get("FLOWMASON_SIM_SEEDS", "2000"))
+_BATCH = 100
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> object:
+    """Crashes are part of the plot; their tracebacks are not."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("first", range(FIRST, FIRST + SEEDS, _BATCH))
+def test_every_seed_keeps_the_promises(first: int) -> None:
+    statuses: Counter[str] = Counter()
+    for seed in range(first, min(first + _BATCH, FIRST + SEEDS)):
+        try:
+            outcome = simulate(seed)
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+        assert not outcome.problems, f"seed {seed} ({outcome.status}): {outcome.problems}"
+        statuses[outcome.status] += 1
+    if SEEDS >= _BATCH:
+        assert len(statuses) >= 2, f"the world has grown dull: {statuses}"
+
+
+def test_without_trouble_every_seed_ends_by_itself() -> None:
+    for seed in range(200):
+        outcome = simulate(seed, trouble=False)
+        assert not outcome.problems, f"seed {seed}: {outcome.problems}"
+        assert outcome.status in ("completed", "failed", "cancelled")
+        assert outcome.crashes == 0
+
+
+def test_crashes_happen_and_are_survived() -> None:
+    outcomes = [simulate(seed) for seed in range(100)]
+    assert sum(outcome.crashes for outcome in outcomes) > 30
+
+
+def test_a_seed_gives_the_same_journal_under_any_hash_seed() -> None:
+    program = (
+        "import logging; logging.disable(logging.CRITICAL)\n"
+        "from tests.simulation.drive import simulate\n"
+        "print([simulate(seed).fingerprint for seed in range(40)])"
+    )
+    root = Path(__file__).parents[2]
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=root,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
