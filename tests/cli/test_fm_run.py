@@ -242,3 +242,67 @@ def test_an_asynchronous_sub_pipeline_runs_to_its_end_too(project: Project, fm: 
     assert fm("runs", "show", child, "--json").json["status"] == "completed"
     # Pure stages may run more than once before they are recorded, so only which ones ran counts.
     assert set((tmp_path / "mark").read_text().split()) == {"first", "second", "third"}
+
+
+def test_what_components_print_does_not_spoil_the_answer(project: Project) -> None:
+    project.write(
+        "components/chatty.py",
+        """
+import os
+from flowmason import Context, OperatorInput, OperatorOutput, operator
+
+
+@operator(name="chatty", category="test", description="Prints in every way there is.")
+class Chatty:
+    class Input(OperatorInput):
+        pass
+
+    class Output(OperatorOutput):
+        done: bool = True
+
+    async def execute(self, input: Input, context: Context) -> Output:
+        print("printed")
+        os.system("echo echoed")
+        return self.Output()
+""",
+    )
+    project.pipeline({"name": "talk", "stages": [{"id": "a", "component_type": "chatty", "config": {}}]})
+    process = project.start("run", "talk", "--on", "local", "--json")
+    out, err = process.communicate(timeout=20)
+    assert json.loads(out)["output"] == {"done": True}
+    assert "printed" in err
+    assert "echoed" in err
+
+
+def test_a_run_that_the_journal_gives_up_is_told_to_be_resumable(
+    project: Project, fm: Fm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flowmason.errors import JournalError
+    from flowmason.journal_sql import SqlJournal
+
+    async def refuse(self: SqlJournal, append: Any) -> int:
+        raise JournalError("the disk is full", code="DISK_FULL")
+
+    monkeypatch.setattr(SqlJournal, "append", refuse)
+    answer = fm("run", "orders", "--json")
+    assert answer.code == 130, answer
+    assert answer.json["run_id"].startswith("run_")
+    assert answer.json["error"]["code"] == "DISK_FULL"
+    monkeypatch.undo()
+    resumed = subprocess.run(
+        [sys.executable, "-c", "from flowmason.cli import main; main()", "resume", answer.json["run_id"], "--json"],
+        cwd=project.root,
+        env=project.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(resumed.stdout)["status"] == "completed"
+
+
+def test_another_folder_can_be_named(project: Project, fm: Fm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.root.parent)
+    assert fm("run", "orders").code == 2
+    monkeypatch.chdir(project.root.parent)
+    assert fm("-C", "shop", "run", "orders").code == 0
+    assert fm("-C", "nowhere", "run", "orders").code == 2

@@ -87,6 +87,7 @@ class RunPicture:
         self._items = items
         self._plans: dict[PlanId, Plan] = {}
         self._plan_at: dict[StagePath, Plan] = {}
+        self._order: list[StagePicture] | None = None
         if plan is not None:
             self.learn(plan)
             self._plan_at[()] = plan
@@ -108,7 +109,9 @@ class RunPicture:
 
     def ordered(self) -> list[StagePicture]:
         """Every stage that is remembered, in the order of the file."""
-        return sorted(self.stages.values(), key=lambda stage: self._rank(stage.path))
+        if self._order is None:
+            self._order = sorted(self.stages.values(), key=lambda stage: self._rank(stage.path))
+        return self._order
 
     def counts(self) -> Counter[str]:
         """Stages by status, `running` including those that wait for nothing any more."""
@@ -232,6 +235,7 @@ class RunPicture:
         self._in_item(stage, status, getattr(event, "returned", None) is not None)
         if not self._items and any(isinstance(part, int) for part in stage.path):
             self.stages.pop(stage.path, None)
+            self._order = None
 
     def _expanded(self, stage: StagePicture, event: ev.StageExpanded, at: int) -> None:
         stage.status, stage.attempts = Status.RUNNING, max(stage.attempts, event.attempt)
@@ -274,6 +278,7 @@ class RunPicture:
     # -- the Plan --------------------------------------------------------------------------------
 
     def _seed(self, plan: Plan, prefix: StagePath) -> None:
+        self._order = None
         if any(isinstance(part, int) for part in prefix) and not self._items:
             return
         for stage in plan.scope.stages:
@@ -287,6 +292,7 @@ class RunPicture:
             plan = self._plan_of(path)
             stage = plan.stages.get(path[-1]) if plan is not None else None  # type: ignore[call-overload]
             found = self.stages[path] = StagePicture(path, stage)
+            self._order = None
         return found
 
     def _plan_of(self, path: StagePath) -> Plan | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
@@ -120,11 +121,23 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _move(folder: Path | None) -> None:
+    if folder is not None:
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise typer.BadParameter(f"{folder}: {error.strerror}") from None
+
+
 @app.callback()
 def root(
-    version: bool = typer.Option(
-        False, "--version", "-v", help="Print the version and exit.", is_eager=True, callback=_version
-    ),
+    directory: Annotated[
+        Path | None,
+        typer.Option("--directory", "-C", metavar="DIR", help="Work in this folder.", is_eager=True, callback=_move),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", "-v", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
     """FlowMason: AI pipelines as typed, durable, testable files, run on Ray.
 

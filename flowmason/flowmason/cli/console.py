@@ -69,10 +69,6 @@ def reported() -> Iterator[None]:
     try:
         yield
     except FlowMasonError as error:
-        if _verbose:
-            import traceback
-
-            traceback.print_exc()
         print_error(error)
         raise SystemExit(exit_code(error)) from None
     except KeyboardInterrupt:
@@ -92,6 +88,10 @@ def reported() -> Iterator[None]:
 
 def print_error(error: FlowMasonError) -> None:
     """An error of ours for people, on stderr."""
+    if _verbose:
+        import traceback
+
+        traceback.print_exception(error)
     if isinstance(error, RefusedError) and error.faults:
         print_faults(error.faults)
         return
@@ -151,6 +151,28 @@ def _snippet(file: str, line: int, column: int | None, sources: dict[str, list[s
     yield f"  {paint(number + ' |', 'blue')} {shown}"
     if column is not None:
         yield f"  {paint(' ' * len(number) + ' |', 'blue')} {' ' * at}{paint('^', 'red', 'bold')}"
+
+
+@contextmanager
+def stdout_kept() -> Iterator[None]:
+    """What is printed inside (by components, by programs that they start) goes to stderr; stdout is for the answer."""
+    from contextlib import redirect_stdout
+
+    sys.stdout.flush()
+    kept = None
+    if sys.stdout is sys.__stdout__:
+        try:
+            kept = os.dup(1)
+            os.dup2(2, 1)
+        except OSError:
+            kept = None
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept is not None:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def print_json(data: Any) -> None:

@@ -47,12 +47,12 @@ def resume(
       fm resume
       fm resume run_01J9ZK3V8Q --rerun-unknown deliver
     """
-    from flowmason.cli.running import Show, refused_document
+    from flowmason.cli.running import Show, stopped
     from flowmason.errors import FlowMasonError
 
     console.be_verbose(verbose)
     show = Show(json=as_json, quiet=quiet, verbose=verbose, progress=not no_progress, items=items)
-    request = {
+    request: dict[str, Any] = {
         "rerun_unknown": rerun_unknown or [],
         "accept_changes": accept_changes,
         "on": on,
@@ -63,9 +63,7 @@ def resume(
     try:
         code = console.run_async(_resume(run_id, request, show))
     except FlowMasonError as error:
-        if as_json:
-            console.print_json(refused_document("", error, on or ""))
-        raise
+        code = stopped(error, show, "", on or "", request.get("run_id"))
     raise typer.Exit(code)
 
 
@@ -83,7 +81,7 @@ async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int
     here = Workspace.at()
     signals = Signals(show)
     begun_at = time.monotonic()
-    with signals.caught():
+    with console.stdout_kept(), signals.caught():
         async with AsyncExitStack() as stack:
             stores = open_stores(here.root, here.environ)
             stack.push_async_callback(stores.close)
@@ -105,6 +103,7 @@ async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int
             await stack.enter_async_context(started(executor))
             kept = sum(stage.status == "completed" for stage in picture.stages.values())
             show.say(f"resuming {console.paint(row.run_id, 'bold')} of {row.pipeline}: {kept} finished stages are kept")
+            request["run_id"] = row.run_id
             model = LiveModel(resumption.state.plan, row.run_id)
             model.committed(row.run_id, await stores.journal.read(row.run_id))
             feeds, view = feeds_of(model, show)
@@ -124,4 +123,4 @@ async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int
             limit = INLINE_LIMIT if show.json else None
             outcome = result(picture, stores.values, executor=executor.name, items=show.items, limit=limit)
         remember_abandoned(executor, show)
-        return finish(outcome, show, time.monotonic() - begun_at)
+    return finish(outcome, show, time.monotonic() - begun_at)

@@ -59,14 +59,14 @@ def run(
       fm run pipelines/triage.pipeline.json -i '{"text": "printer on fire"}'
       fm run report --set doc=@scan.pdf --set options.pages=3 --json > result.json
     """
-    from flowmason.cli.running import Show, refused_document
+    from flowmason.cli.running import Show, stopped
     from flowmason.errors import FlowMasonError
 
     console.be_verbose(verbose)
     if ray is not None and on == "local":
         raise typer.BadParameter("--ray goes with --on ray", param_hint="--ray")
     show = Show(json=as_json, quiet=quiet, verbose=verbose, progress=not no_progress, items=items)
-    request = {
+    request: dict[str, Any] = {
         "input": input,
         "input_file": input_file,
         "assignments": set_ or [],
@@ -81,9 +81,7 @@ def run(
     try:
         code = console.run_async(_run(path, request, show))
     except FlowMasonError as error:
-        if as_json:
-            console.print_json(refused_document(path or "", error, on))
-        raise
+        code = stopped(error, show, path or "", on, request.get("run_id"))
     raise typer.Exit(code)
 
 
@@ -115,7 +113,7 @@ async def _run(path: str | None, request: dict[str, Any], show: Any) -> int:
     model = LiveModel(compiled.plan)
     signals = Signals(show)
     begun_at = time.monotonic()
-    with signals.caught():
+    with console.stdout_kept(), signals.caught():
         async with AsyncExitStack() as stack:
             feeds, view = feeds_of(model, show)
             stores, executor = await stack.enter_async_context(
@@ -128,11 +126,12 @@ async def _run(path: str | None, request: dict[str, Any], show: Any) -> int:
                 )
             )
             blobs.store(stores.values)
-            show.say(f"{console.paint(compiled.plan.name, 'bold')}@{compiled.plan.version} on {executor.name}")
 
             def begun(host: Any, run_id: Any) -> None:
-                model.run_id = run_id
+                model.run_id = request["run_id"] = run_id
                 signals.attach(host, run_id)
+                name = console.paint(compiled.plan.name, "bold")
+                show.say(f"{name}@{compiled.plan.version} on {executor.name}: {run_id}")
 
             async with AsyncExitStack() as drawn:
                 if view is not None:
@@ -152,7 +151,7 @@ async def _run(path: str | None, request: dict[str, Any], show: Any) -> int:
             limit = INLINE_LIMIT if show.json else None
             outcome = result(picture, stores.values, executor=executor.name, items=show.items, limit=limit)
         remember_abandoned(executor, show)
-        return finish(outcome, show, time.monotonic() - begun_at)
+    return finish(outcome, show, time.monotonic() - begun_at)
 
 
 def _main(workspace: Any) -> str:

@@ -153,14 +153,25 @@ def print_output(output: Any) -> None:
     print(text, flush=True)
 
 
-def refused_document(pipeline: str, error: FlowMasonError, executor: str) -> dict[str, Any]:
-    """The object of `--json` where there is no run to tell of."""
+def stopped(error: FlowMasonError, show: Show, pipeline: str, executor: str, run_id: str | None) -> int:
+    """Tell why there is no outcome; returns the exit code. With a run, it was given up and can be resumed."""
+    if show.json:
+        console.print_json(_document(pipeline, error, executor, run_id))
+    console.print_error(error)
+    if run_id is None:
+        return console.exit_code(error)
+    console.say(f"  {console.paint('resume:', 'cyan')} fm resume {run_id}")
+    return console.INTERRUPTED
+
+
+def _document(pipeline: str, error: FlowMasonError, executor: str, run_id: str | None) -> dict[str, Any]:
+    """The object of `--json` where there is no outcome to tell of."""
     failure: Failure = error.failure
     return {
-        "run_id": None,
+        "run_id": run_id,
         "pipeline": pipeline,
         "version": None,
-        "status": None,
+        "status": None if run_id is None else "running",
         "output": None,
         "error": failure_document(failure),
         "stages": {},

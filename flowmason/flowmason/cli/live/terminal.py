@@ -58,8 +58,10 @@ class TerminalView:
 
     async def _draw(self) -> None:
         while True:
+            begun = time.monotonic()
             self.draw()
-            await asyncio.sleep(SECONDS)
+            # Drawing a very large run must not slow the run itself down.
+            await asyncio.sleep(max(SECONDS, 10 * (time.monotonic() - begun)))
 
     def draw(self) -> None:
         """Draw what there is now."""
@@ -111,7 +113,8 @@ def _detail(row: Row, width: int) -> RenderableType:
 
 def _head(view: View) -> Text:
     glyph, style = GLYPHS[view.status]
-    head = Text(f"{glyph} ", style=style)
+    head = Text()
+    head.append(f"{glyph} ", style=style)
     head.append(view.title, style="bold")
     head.append(f"  {view.status}", style=style)
     return head
