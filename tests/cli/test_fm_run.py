@@ -306,3 +306,26 @@ def test_another_folder_can_be_named(project: Project, fm: Fm, monkeypatch: pyte
     monkeypatch.chdir(project.root.parent)
     assert fm("-C", "shop", "run", "orders").code == 0
     assert fm("-C", "nowhere", "run", "orders").code == 2
+
+
+async def test_several_machines_need_stores_that_all_of_them_reach(project: Project) -> None:
+    from flowmason.assembly.engine import open_stores, refuse_unshared
+    from flowmason.errors import EngineUnavailableError
+    from flowmason.executor_local import LocalExecutor
+
+    class Spread(LocalExecutor):
+        name = "spread"
+        nodes = 2
+
+    def never() -> Any:
+        raise AssertionError
+
+    stores = open_stores(project.root)
+    try:
+        refuse_unshared(LocalExecutor(never), stores)
+        with pytest.raises(EngineUnavailableError, match="2 machines") as refused:
+            refuse_unshared(Spread(never), stores)
+        assert "DATABASE_URL" in str(refused.value.failure.help)
+        assert "FLOWMASON_VALUES_URL" in str(refused.value.failure.help)
+    finally:
+        await stores.close()

@@ -35,9 +35,10 @@ def values_url(root: Path | None, environ: Mapping[str, str]) -> str:
 class Stores:
     """The journal and the values of one place."""
 
-    def __init__(self, journal: Journal, values: ValueStore, values_url: str) -> None:
+    def __init__(self, journal: Journal, values: ValueStore, journal_url: str, values_url: str) -> None:
         self.journal = journal
         self.values = values
+        self.journal_url = journal_url
         self.values_url = values_url
 
     async def close(self) -> None:
@@ -61,7 +62,28 @@ def open_stores(
 
     given = os.environ if environ is None else environ
     values = values or values_url(root, given)
-    return Stores(open_journal(journal or journal_url(root, given)), open_values(values), values)
+    journal = journal or journal_url(root, given)
+    return Stores(open_journal(journal), open_values(values), journal, values)
+
+
+def refuse_unshared(executor: Executor, stores: Stores) -> None:
+    """Raise `EngineUnavailableError` where an executor of several machines would need stores that only one can reach.
+
+    An executor tells of its machines by an attribute `nodes`; one without it is one machine.
+    """
+    nodes = int(getattr(executor, "nodes", 1))
+    if nodes < 2:
+        return
+    lacking = []
+    if stores.journal_url.startswith("sqlite"):
+        lacking.append("DATABASE_URL (PostgreSQL; the journal is in SQLite)")
+    if stores.values_url.startswith("file://") or "://" not in stores.values_url:
+        lacking.append("FLOWMASON_VALUES_URL (a store that every machine reaches; the values are in a folder)")
+    if lacking:
+        raise EngineUnavailableError(
+            f"{executor.name} has {nodes} machines, but the journal or the values lie on one of them",
+            help=f"Set {' and '.join(lacking)}.",
+        )
 
 
 def executor_names() -> list[str]:

@@ -10,7 +10,7 @@ import msgspec
 from flowmason.assembly.engine import Stores
 from flowmason.assembly.hosting import living_owner
 from flowmason.component import ComponentSpec
-from flowmason.conductor.loading import load_plan, load_state
+from flowmason.conductor.loading import load_state
 from flowmason.errors import Code, UsageError, did_you_mean
 from flowmason.ids import LOCAL_ORG, Digest, RunId, format_path
 from flowmason.journal import Journal, RunRow
@@ -149,8 +149,3 @@ def _renewed(plan: Plan, digests: Mapping[str, str]) -> Plan:
         for name, ref in plan.components.items()
     }
     return msgspec.structs.replace(plan, components=components)
-
-
-async def plan_of(journal: Journal, row: RunRow) -> Plan:
-    """The Plan that a run was submitted with."""
-    return await load_plan(journal, row.plan_id)

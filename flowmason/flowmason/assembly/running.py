@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from flowmason.assembly.engine import Stores, make_executor, open_stores
+from flowmason.assembly.engine import Stores, make_executor, open_stores, refuse_unshared
 from flowmason.assembly.hosting import Gate, RunHost, picture_of, started
 from flowmason.assembly.picture import RunPicture
 from flowmason.assembly.resuming import Resumption
@@ -154,6 +154,7 @@ async def opened(
     async with started(executor):
         stores = open_stores(workspace.root, workspace.environ, journal=journal, values=url)
         try:
+            refuse_unshared(executor, stores)
             yield stores, executor
         finally:
             await stores.close()

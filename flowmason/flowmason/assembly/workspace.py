@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flowmason.document import Document, load_pipeline, located
-from flowmason.errors import Fault, RefusedError, did_you_mean
+from flowmason.errors import Fault, RefusedError
 from flowmason.executor import WorkerSettings
 from flowmason.pipeline import Pipeline
 from flowmason.plan import Plan
@@ -217,11 +217,6 @@ def pipeline_files(folder: Path) -> list[Path]:
     """Every pipeline file below a folder, sorted; hidden folders are left out."""
     found = (path for path in folder.rglob("*.pipeline.*") if path.name.endswith(PIPELINE_SUFFIXES) and path.is_file())
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-
-
-def nearest_pipeline(wanted: str, workspace: Workspace) -> str | None:
-    """The nearest name of a pipeline of the workspace."""
-    return did_you_mean(wanted, [entry.name for entry in workspace.project.pipelines()])
 
 
 def _placed(faults: Iterable[Fault], document: Document) -> RefusedError:

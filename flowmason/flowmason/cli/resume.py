@@ -69,7 +69,7 @@ def resume(
 
 async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int:
     from flowmason.assembly import resuming
-    from flowmason.assembly.engine import make_executor, open_stores
+    from flowmason.assembly.engine import make_executor, open_stores, refuse_unshared
     from flowmason.assembly.hosting import picture_of, started
     from flowmason.assembly.outcome import result
     from flowmason.assembly.running import project_root, resume_run
@@ -101,6 +101,7 @@ async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int
             settings = workspace.worker_settings(stores.values_url, provider=picture.options.get("provider"))
             executor = make_executor(on, settings, address=request["address"], allow_open=request["allow_open"])
             await stack.enter_async_context(started(executor))
+            refuse_unshared(executor, stores)
             kept = sum(stage.status == "completed" for stage in picture.stages.values())
             show.say(f"resuming {console.paint(row.run_id, 'bold')} of {row.pipeline}: {kept} finished stages are kept")
             request["run_id"] = row.run_id
