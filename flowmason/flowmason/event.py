@@ -23,7 +23,7 @@ class _Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind"):
     pass
 
 
-class RunSubmitted(_Event, tag="run.submitted"):
+class RunSubmitted(_Event, frozen=True, tag="run.submitted"):
     """The run exists. Always the first event of a journal."""
 
     plan: PlanId
@@ -36,31 +36,31 @@ class RunSubmitted(_Event, tag="run.submitted"):
     """What the submitter asked for: `max_concurrency`, `project_root`, `provider`, `labels` …"""
 
 
-class RunStarted(_Event, tag="run.started"):
+class RunStarted(_Event, frozen=True, tag="run.started"):
     """The first conductor took the run."""
 
 
-class RunAdopted(_Event, tag="run.adopted"):
+class RunAdopted(_Event, frozen=True, tag="run.adopted"):
     """Another conductor took the run over under a higher epoch."""
 
     epoch: int
 
 
-class RunPausing(_Event, tag="run.pausing"):
+class RunPausing(_Event, frozen=True, tag="run.pausing"):
     """Nothing new starts; what is under way ends first."""
 
     reason: str = ""
 
 
-class RunPaused(_Event, tag="run.paused"):
+class RunPaused(_Event, frozen=True, tag="run.paused"):
     """Nothing of the run is under way any more."""
 
 
-class RunResumed(_Event, tag="run.resumed"):
+class RunResumed(_Event, frozen=True, tag="run.resumed"):
     """A paused run goes on."""
 
 
-class RunReopened(_Event, tag="run.reopened"):
+class RunReopened(_Event, frozen=True, tag="run.reopened"):
     """A failed run goes on: finished results are kept, failed stages are reopened."""
 
     accept_changes: dict[str, str] = {}
@@ -69,37 +69,37 @@ class RunReopened(_Event, tag="run.reopened"):
     """The Plan from here on, where components changed."""
 
 
-class RunCancelling(_Event, tag="run.cancelling"):
+class RunCancelling(_Event, frozen=True, tag="run.cancelling"):
     """Somebody asked for the end of the run."""
 
     reason: str = ""
 
 
-class RunFailing(_Event, tag="run.failing"):
+class RunFailing(_Event, frozen=True, tag="run.failing"):
     """A failure reached the root; effects under way are still being recorded."""
 
     failure: Failure
 
 
-class RunCompleted(_Event, tag="run.completed"):
+class RunCompleted(_Event, frozen=True, tag="run.completed"):
     """Terminal: the run ended well."""
 
     output: Value
 
 
-class RunFailed(_Event, tag="run.failed"):
+class RunFailed(_Event, frozen=True, tag="run.failed"):
     """Terminal until reopened."""
 
     failure: Failure
 
 
-class RunCancelled(_Event, tag="run.cancelled"):
+class RunCancelled(_Event, frozen=True, tag="run.cancelled"):
     """Terminal: the run was cancelled, by command or by a `return` with that status."""
 
     reason: str = ""
 
 
-class StageStarted(_Event, tag="stage.started"):
+class StageStarted(_Event, frozen=True, tag="stage.started"):
     """An attempt of a stage with an effect is about to be dispatched."""
 
     path: StagePath
@@ -108,7 +108,7 @@ class StageStarted(_Event, tag="stage.started"):
     round: int = 1
 
 
-class StageFinished(_Event, tag="stage.finished"):
+class StageFinished(_Event, frozen=True, tag="stage.finished"):
     """The stage has its output."""
 
     path: StagePath
@@ -125,7 +125,7 @@ class StageFinished(_Event, tag="stage.finished"):
     note: str | None = None
 
 
-class StageFailed(_Event, tag="stage.failed"):
+class StageFailed(_Event, frozen=True, tag="stage.failed"):
     """The stage failed for good; retries are over or were not allowed."""
 
     path: StagePath
@@ -136,14 +136,14 @@ class StageFailed(_Event, tag="stage.failed"):
     usage: Usage | None = None
 
 
-class StageFailing(_Event, tag="stage.failing"):
+class StageFailing(_Event, frozen=True, tag="stage.failing"):
     """The body of a stage ran out of its time; what is under way in it is being ended."""
 
     path: StagePath
     failure: Failure
 
 
-class StageRetried(_Event, tag="stage.retried"):
+class StageRetried(_Event, frozen=True, tag="stage.retried"):
     """An attempt failed and another follows at `at`; of a trycatch: another round of its body."""
 
     path: StagePath
@@ -155,7 +155,7 @@ class StageRetried(_Event, tag="stage.retried"):
     usage: Usage | None = None
 
 
-class StageLost(_Event, tag="stage.lost"):
+class StageLost(_Event, frozen=True, tag="stage.lost"):
     """The worker of an attempt died; the attempt is repeated if its budget allows."""
 
     path: StagePath
@@ -163,14 +163,14 @@ class StageLost(_Event, tag="stage.lost"):
     failure: Failure
 
 
-class StageSkipped(_Event, tag="stage.skipped"):
+class StageSkipped(_Event, frozen=True, tag="stage.skipped"):
     """The stage does not run: a guard chose otherwise, or all it depends on was skipped."""
 
     path: StagePath
     reason: str = ""
 
 
-class StageCancelled(_Event, tag="stage.cancelled"):
+class StageCancelled(_Event, frozen=True, tag="stage.cancelled"):
     """A started attempt was ended before it had a result."""
 
     path: StagePath
@@ -178,7 +178,7 @@ class StageCancelled(_Event, tag="stage.cancelled"):
     failure: Failure | None = None
 
 
-class StageExpanded(_Event, tag="stage.expanded"):
+class StageExpanded(_Event, frozen=True, tag="stage.expanded"):
     """A stage with a body was evaluated: the body may run."""
 
     path: StagePath
@@ -200,14 +200,14 @@ class StageExpanded(_Event, tag="stage.expanded"):
     started_at: int = 0
 
 
-class StageReopened(_Event, tag="stage.reopened"):
+class StageReopened(_Event, frozen=True, tag="stage.reopened"):
     """A stage that had ended runs again; a finished one under a new round, a failed one under its old."""
 
     path: StagePath
     round: int
 
 
-class ItemsFinished(_Event, tag="items.finished"):
+class ItemsFinished(_Event, frozen=True, tag="items.finished"):
     """Items `start` to `start + count - 1` of a foreach with a flat body ended, recorded in columns."""
 
     path: StagePath
@@ -221,14 +221,14 @@ class ItemsFinished(_Event, tag="items.finished"):
     duration_ms: float = 0.0
 
 
-class ValueEdited(_Event, tag="value.edited"):
+class ValueEdited(_Event, frozen=True, tag="value.edited"):
     """Somebody replaced the output of a finished stage."""
 
     path: StagePath
     value: Value
 
 
-class EffectRecorded(_Event, tag="effect.recorded"):
+class EffectRecorded(_Event, frozen=True, tag="effect.recorded"):
     """A component recorded an effect of its own under a name (`context.idempotency_key_for`)."""
 
     path: StagePath
@@ -237,14 +237,14 @@ class EffectRecorded(_Event, tag="effect.recorded"):
     result: Value | None = None
 
 
-class BreakpointHit(_Event, tag="breakpoint.hit"):
+class BreakpointHit(_Event, frozen=True, tag="breakpoint.hit"):
     """The run stopped before a stage."""
 
     path: StagePath
     breakpoint: str = ""
 
 
-class Foreign(_Event, tag="foreign"):
+class Foreign(_Event, frozen=True, tag="foreign"):
     """An event of a kind that this FlowMason does not know."""
 
     name: str
@@ -336,7 +336,7 @@ class Frame(msgspec.Struct, frozen=True, omit_defaults=True):
 
 _events_encoder = msgspec.msgpack.Encoder()
 _events_decoder = msgspec.msgpack.Decoder(tuple[Event, ...])
-_KINDS = frozenset(cls.__struct_config__.tag for cls in Event.__args__)  # type: ignore[attr-defined]
+_KINDS = frozenset(cls.__struct_config__.tag for cls in Event.__args__)
 
 
 def kind(event: Event) -> str:
@@ -360,4 +360,5 @@ def decode_events(data: bytes) -> tuple[Event, ...]:
 def _lenient(item: dict[str, Any]) -> Event:
     if item.get("kind") not in _KINDS:
         return Foreign(name=str(item.get("kind")), data={k: v for k, v in item.items() if k != "kind"})
-    return msgspec.convert(item, Event)  # type: ignore[arg-type]
+    known: Event = msgspec.convert(item, Event)
+    return known

@@ -18,9 +18,9 @@ from flowmason.journal_memory import MemoryJournal
 from flowmason.plan import Plan
 from flowmason.policy import Effect
 from flowmason.state import RunState, fold
-from tests.simulation.pipelines import random_plan
-from tests.simulation.virtual import run_virtual
-from tests.simulation.world import SimExecutor, World
+from simulation.pipelines import random_plan
+from simulation.virtual import run_virtual
+from simulation.world import SimExecutor, World
 
 
 class Crash(BaseException):
@@ -74,14 +74,22 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     ids = Ids(loop.time, random.Random(f"{seed}/ids"))
     run_id = ids.run()
     await journal.submit(
-        new_run(plan, {}, run_id=run_id, now=now(), by="test", values=world.values, options={"max_concurrency": rng.choice((None, 1, 4))})  # type: ignore[arg-type]
+        new_run(
+            plan,
+            {},
+            run_id=run_id,
+            now=now(),
+            by="test",
+            values=world.values,
+            options={"max_concurrency": rng.choice((None, 1, 4))},
+        )
     )
     commands = loop.create_task(_commands(journal, run_id, rng, ids, now)) if trouble else None
     while True:
         crashed.clear()
         conductor = Conductor(
             journal=journal,
-            values=world.values,  # type: ignore[arg-type]
+            values=world.values,
             executor=SimExecutor(world),
             now=now,
             ids=ids,
@@ -211,5 +219,3 @@ def _complete(state: RunState) -> list[str]:
     if state.root.doomed is not None:
         return []
     return [f"{s.stage.id} is {s.status}" for s in state.root.stages.values() if not s.ended]
-
-

@@ -76,7 +76,8 @@ class Maker:
         return f"{kind}{self._count}"
 
     def _scope(self, outside: list[str], *, depth: int, size: int) -> list[str]:
-        rng, here = self._rng, []
+        rng = self._rng
+        here: list[str] = []
         for _ in range(size):
             visible = [*outside, *here]
             kind = rng.choices(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.drive import simulate
+from simulation.drive import simulate
 
 FIRST = int(os.environ.get("FLOWMASON_SIM_FIRST", "0"))
 SEEDS = int(os.environ.get("FLOWMASON_SIM_SEEDS", "2000"))
@@ -59,7 +59,7 @@ def test_crashes_happen_and_are_survived() -> None:
 def test_a_seed_gives_the_same_journal_under_any_hash_seed() -> None:
     program = (
         "import logging; logging.disable(logging.CRITICAL)\n"
-        "from tests.simulation.drive import simulate\n"
+        "from simulation.drive import simulate\n"
         "print([simulate(seed).fingerprint for seed in range(40)])"
     )
     root = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def test_a_seed_gives_the_same_journal_under_any_hash_seed() -> None:
         subprocess.run(
             [sys.executable, "-c", program],
             cwd=root,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root / "tests")},
             capture_output=True,
             text=True,
             check=True,

@@ -51,7 +51,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run_virtual(main: Coroutine[Any, Any, T], *, limit_s: float = 100_000.0) -> T:
-    """Run `main` to its end on a fresh virtual loop. Raises `Deadlock`, `TimeoutError` after `limit_s` virtual seconds."""
+    """Run `main` to its end on a fresh loop. Raises `Deadlock`, and `TimeoutError` after `limit_s` virtual seconds."""
     loop = VirtualLoop()
     try:
         return loop.run_until_complete(asyncio.wait_for(main, limit_s))

@@ -32,6 +32,17 @@ class MemoryValues:
     def get(self, org_id: OrgId, digest: Digest) -> bytes:
         return self.kept[org_id, digest]
 
+    def has(self, org_id: OrgId, digest: Digest) -> bool:
+        return (org_id, digest) in self.kept
+
+    def delete(self, org_id: OrgId, digest: Digest, untouched_s: float = 0.0) -> bool:
+        return self.kept.pop((org_id, digest), None) is not None
+
+    async def untouched(self, org_id: OrgId, seconds: float) -> AsyncIterator[tuple[Digest, int]]:
+        for (owner, digest), data in self.kept.items():
+            if owner == org_id:
+                yield digest, len(data)
+
 
 class Ledger:
     """What happened to the world outside: every start and every end of an effect, and every pure result."""

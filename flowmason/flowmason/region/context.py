@@ -199,7 +199,15 @@ class StageLogger:
         masked = self._run.worker.masker
         plain = {key: masked.mask(_plain(item)) for key, item in fields.items()}
         self._run.side(
-            LogLine(path, attempt, self._run.number(path, attempt), self._run.worker.now(), level, masked.mask(str(message)), plain)
+            LogLine(
+                path,
+                attempt,
+                self._run.number(path, attempt),
+                self._run.worker.now(),
+                level,
+                masked.mask(str(message)),
+                plain,
+            )
         )
 
     def debug(self, message: str, **fields: Any) -> None:

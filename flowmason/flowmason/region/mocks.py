@@ -88,6 +88,11 @@ class Mocks:
         self.calls: dict[str, list[MockCall]] = {key: [] for key in mocks}
         """By the key of the mock, in the order in which they came."""
 
+    def complete(self, change: Callable[[dict[str, Mock]], dict[str, Mock]]) -> None:
+        """Replace the mocks by what `change` makes of them; their calls are kept."""
+        changed = change(dict(self._mocks.values()))
+        self._mocks = {key.replace("-", "_"): (key, mock) for key, mock in changed.items()}
+
     def key_of(self, path: StagePath, component: str) -> str | None:
         """The key under which a stage is mocked; None: it is not."""
         names = [part.partition("~")[0] for part in path if isinstance(part, str)]
