@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from fm_project import ORDERS, Project
+from rich.console import Console
+
+from flowmason import event as ev
 from flowmason.assembly.workspace import Workspace
 from flowmason.cli.live import LiveModel, View
 from flowmason.cli.live.plain import PlainView
@@ -17,10 +21,6 @@ from flowmason.report import Delta, LogLine, Progress, Report
 from flowmason.state import Status
 from flowmason.usage import Usage
 from flowmason.value import inline
-from fm_project import ORDERS, Project
-from rich.console import Console
-
-from flowmason import event as ev
 
 RUN = RunId("run_1")
 

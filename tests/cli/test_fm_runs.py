@@ -6,8 +6,9 @@ import json
 
 import msgspec
 import pytest
-from flowmason.event import Recorded, RunCompleted, RunSubmitted
 from fm_project import Fm, Project
+
+from flowmason.event import Recorded, RunCompleted, RunSubmitted
 
 
 @pytest.fixture

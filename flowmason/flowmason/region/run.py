@@ -79,9 +79,13 @@ class RegionRun:
         return self.worker.monotonic() >= self._deadline
 
     def propose(self, event: ev.StageEvent) -> None:
-        """Propose an event, and take it into the region's own state."""
+        """Propose an event, and take it into the region's own state.
+
+        A sub-pipeline is begun by the conductor alone: it resolves the name, or makes a run of its own of it.
+        """
         self._events.append(event)
-        self.state.apply(event)
+        if not (isinstance(event, ev.StageExpanded) and event.input is not None):
+            self.state.apply(event)
 
     def side(self, entry: Side) -> None:
         """Send something beside the journal."""
@@ -182,9 +186,9 @@ class RegionRun:
             self._expanded(event.path)
 
     def _expanded(self, path: StagePath) -> None:
-        owner = self.state.stages[path]
-        body = owner.body
-        if isinstance(body, ForeachState) and owner.stage.pure and body.total:
+        owner = self.state.stages.get(path)
+        body = owner.body if owner is not None else None
+        if owner is not None and isinstance(body, ForeachState) and owner.stage.pure and body.total:
             self._loops.append(ItemLoop(self, owner, ((0, body.total),)))
 
     def _collect(self, *, final: bool = False) -> None:
