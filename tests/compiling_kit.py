@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
+
 from flowmason.compiler import compile_pipeline
 from flowmason.component import ComponentSpec, EffectBy
 from flowmason.errors import Fault, RefusedError

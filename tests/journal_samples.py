@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from flowmason.event import Event, RunCompleted, RunSubmitted, StageFinished
 from flowmason.ids import LOCAL_ORG, ConductorId, PlanId, RunId, sha256
 from flowmason.journal import Append, Claimed, Command, Journal, NewRun, RunRow

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from compiling_kit import BY_NAME, finder, read
 from flowmason.compiler import compile_pipeline
 from flowmason.errors import RefusedError
 from flowmason.pipeline import parse_pointer
 from flowmason.plan import Plan, Scope, decode
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 IDS = [f"s{number}" for number in range(7)]
 ROLES = {"foreach": ["loop_stages"], "trycatch": ["try_stages", "catch_stages", "finally_stages"]}

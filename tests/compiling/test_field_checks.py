@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from compiling_kit import build, echo, only, refused, stage
 
 FETCH = stage("fetch", "http_request", {"url": "https://example.org"})

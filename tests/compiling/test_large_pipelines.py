@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from compiling_kit import BY_NAME, build, echo, only, read, refused
-from flowmason.compiler import compile_pipeline, explain
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from compiling_kit import BY_NAME, build, echo, only, read, refused
+from flowmason.compiler import compile_pipeline, explain
 
 
 @st.composite

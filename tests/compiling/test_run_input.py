@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+
 from flowmason.errors import Code, RefusedError
 from flowmason.inputs import check_output, prepare_input
 

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flowmason
 from flowmason.registry import find_components, load_component
 from flowmason.registry.write_manifest import module_manifest_text
-
-import flowmason
 
 MANIFEST = Path(flowmason.__file__).parent / "lab" / "manifest.json"
 NAMES = {

@@ -7,6 +7,9 @@ import sys
 from typing import Any
 
 import pytest
+
+import flowmason
+from flowmason import ControlFlowInput, ControlFlowOutput, NodeInput, NodeOutput, OperatorInput, OperatorOutput
 from flowmason.component import (
     ComponentSpec,
     EffectBy,
@@ -19,9 +22,6 @@ from flowmason.component import (
 )
 from flowmason.errors import RefusedError
 from flowmason.policy import Effect, OnLost, Placement, Resources, RetryPolicy
-
-import flowmason
-from flowmason import ControlFlowInput, ControlFlowOutput, NodeInput, NodeOutput, OperatorInput, OperatorOutput
 
 
 class In(OperatorInput):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from flowmason.errors import Code, Fault, UsageError
 from flowmason.registry import ComponentSpec, Registry, find_components
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from flowmason.component import ComponentSpec
 from flowmason.errors import Code, Fault, InvalidOutputError, StageError
 from flowmason.registry import Loaded, Registry, find_components, load_component

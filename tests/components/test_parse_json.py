@@ -7,10 +7,11 @@ import time
 from typing import Any
 
 import pytest
-from flowmason.component import parse_json
-from flowmason.errors import Code, StageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from flowmason.component import parse_json
+from flowmason.errors import Code, StageError
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from flowmason.document import parse_document, parse_pipeline_text
 from flowmason.errors import RefusedError
 from flowmason.pipeline import parse_pipeline

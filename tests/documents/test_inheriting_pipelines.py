@@ -2,12 +2,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flowmason.document import as_pipeline, located, parse_document
 from flowmason.errors import Fault, RefusedError
 from flowmason.inherit import chain, resolve, trace
 from flowmason.pipeline import Pipeline, dump_pipeline, parse_pipeline
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def parse(value: Any) -> Pipeline:

@@ -3,13 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flowmason.document import load_pipeline, located, parse_document, parse_pipeline_text
 from flowmason.errors import Fault, RefusedError
 from flowmason.pipeline import parse_pipeline, pipeline_json_schema
 from flowmason.pipeline.json_schema import schema_text
 from flowmason.pipeline.schemas import check_schema
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def faults_of(value: Any) -> list[Fault]:

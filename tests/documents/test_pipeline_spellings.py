@@ -3,6 +3,9 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flowmason.errors import Fault
 from flowmason.pipeline import (
     LLMSettings,
@@ -16,8 +19,6 @@ from flowmason.pipeline import (
 )
 from flowmason.pipeline.keys import COMPOSITION, PIPELINE, STAGE
 from flowmason.policy import Resources, RetryPolicy
-from hypothesis import given
-from hypothesis import strategies as st
 
 EVERYTHING: dict[str, Any] = {
     "$schema": "https://flowmason.dev/schemas/pipeline.schema.json",
@@ -312,6 +313,7 @@ _validators: list[Any] = []
 def validator() -> Any:
     if not _validators:
         import jsonschema
+
         from flowmason.pipeline import pipeline_json_schema
 
         jsonschema.Draft202012Validator.check_schema(pipeline_json_schema())

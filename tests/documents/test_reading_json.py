@@ -2,10 +2,11 @@ import json
 import math
 
 import pytest
-from flowmason.document import parse_document, read_document
-from flowmason.errors import Fault, RefusedError, UsageError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from flowmason.document import parse_document, read_document
+from flowmason.errors import Fault, RefusedError, UsageError
 
 scalars = (
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)

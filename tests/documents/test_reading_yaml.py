@@ -2,10 +2,11 @@ import json
 
 import pytest
 import yaml
-from flowmason.document import parse_document, read_document
-from flowmason.errors import Fault, RefusedError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from flowmason.document import parse_document, read_document
+from flowmason.errors import Fault, RefusedError
 
 texts = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"], max_codepoint=0xFFFF), max_size=8)
 values = st.recursive(

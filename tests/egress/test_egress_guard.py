@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+
 from flowmason.egress import EgressPolicy
 from flowmason.errors import Code, EgressError, UsageError
 from flowmason.http_egress import guarded_client

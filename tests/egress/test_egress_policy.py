@@ -5,10 +5,11 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from flowmason.egress import EgressPolicy, embedded, is_numeric_form, special
-from flowmason.errors import UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from flowmason.egress import EgressPolicy, embedded, is_numeric_form, special
+from flowmason.errors import UsageError
 
 REFUSED = [
     "0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255", "100.64.0.1", "100.100.100.200", "100.127.255.255",

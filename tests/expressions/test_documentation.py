@@ -5,6 +5,7 @@ import re
 from pathlib import Path as File
 
 import pytest
+
 from flowmason.errors import ExpressionError
 from flowmason.expressions import (
     ABSENT,

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import pytest
+
 from flowmason.errors import ExpressionError
 from flowmason.expressions import Budget, Names, evaluate, parse_condition, parse_expression, parse_template
 

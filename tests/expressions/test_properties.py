@@ -5,6 +5,9 @@ import time
 from typing import Any
 
 import msgspec
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
 from flowmason.errors import ExpressionError
 from flowmason.expressions import (
     ABSENT,
@@ -36,8 +39,6 @@ from flowmason.expressions import (
     unparse,
     unparse_template,
 )
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 STAGES = ("fetch", "fetch-page", "skipped")
 NAMES = Names(frozenset(STAGES), frozenset({"item", "index"}))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+
 from flowmason.errors import Code, ExpressionError, Phase, StageError
 from flowmason.expressions import ABSENT, Names, Path, evaluate, parse_expression
 

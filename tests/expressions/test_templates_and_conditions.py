@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from flowmason.errors import ExpressionError
 from flowmason.expressions import (
     ABSENT,

@@ -3,9 +3,10 @@
 import hashlib
 import pickle
 
-import flowmason.expressions as door
 import msgspec
 import pytest
+
+import flowmason.expressions as door
 from flowmason.expressions import (
     ABSENT,
     Names,

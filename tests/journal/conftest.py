@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from flowmason.journal import Journal
 from flowmason.journal_memory import MemoryJournal
 from flowmason.journal_sql import SqlJournal, open_journal

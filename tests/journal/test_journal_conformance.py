@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from flowmason.errors import FencedError, JournalError, UsageError
 from flowmason.event import Foreign, RunStarted, RunSubmitted, StageFinished
 from flowmason.ids import LOCAL_ORG, Digest, OrgId, PlanId, RunId, sha256

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from flowmason.errors import Code, FormatError, JournalError, Retry
 from flowmason.event import RunSubmitted, encode_events
 from flowmason.ids import RunId

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from flowmason.journal_memory import MemoryJournal
 from journal_samples import append, claimed, contiguous, finished, new_run
 

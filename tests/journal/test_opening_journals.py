@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+
 from flowmason.errors import EngineUnavailableError, FormatError, JournalError, UsageError
 from flowmason.journal_sql import default_journal_url, normalise_url, open_journal
 from flowmason.journal_sql.migrating import FOLDER, REVISIONS

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from flowmason.component import ComponentContextError, parse_json
 from flowmason.ids import RunId, idempotency_key
 

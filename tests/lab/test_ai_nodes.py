@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+
 from flowmason.component import spec_of
 from flowmason.errors import Code, ProviderError, StageError
 from flowmason.lab import nodes
@@ -16,7 +18,6 @@ from flowmason.lab.nodes.improver import Improver
 from flowmason.lab.nodes.selector import Selector
 from flowmason.lab.nodes.synthesizer import Synthesizer
 from flowmason.policy import Effect, Placement
-from pydantic import ValidationError
 
 Run = Callable[..., Any]
 

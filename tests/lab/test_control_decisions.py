@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from flowmason.control import catches, decide, subpipeline_output, takes_over, trycatch_output
-from flowmason.errors import Code, ExpressionError, Failure, StageError, UsageError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from flowmason.control import catches, decide, subpipeline_output, takes_over, trycatch_output
+from flowmason.errors import Code, ExpressionError, Failure, StageError, UsageError
 
 
 def output(kind: str, **inputs: Any) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from pydantic import ValidationError
+
+from flowmason import control
 from flowmason.component import spec_of
 from flowmason.control import inputs as forms
 from flowmason.lab import control_flow
 from flowmason.policy import Effect
-from pydantic import ValidationError
-
-from flowmason import control
 
 CASES: dict[str, dict[str, Any]] = {
     "conditional": {"condition": 4, "condition_expression": "value > 3", "pass_data": {"a": 1}},

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
 from flowmason.control import MISSING, parse_dotted, pick
 from flowmason.errors import Code, ExpressionError, StageError
 from flowmason.lab.operators.filter import Filter
@@ -13,9 +17,6 @@ from flowmason.lab.operators.json_transform import JsonTransform
 from flowmason.lab.operators.logger import Logger
 from flowmason.lab.operators.loop import Loop
 from flowmason.lab.operators.variable_set import VariableSet
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import ValidationError
 
 Run = Callable[..., Any]
 ORDER = {"id": 7, "lines": [{"sku": "a", "n": 2}, {"sku": "b", "n": 1}], "to": {"name": "Ada", "zip": None}}

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+
 from flowmason.component import spec_of
 from flowmason.control import catches
 from flowmason.egress import EgressPolicy
@@ -18,7 +20,6 @@ from flowmason.errors import Code, EgressError, Retry, RetryableError, StageErro
 from flowmason.http_egress import guarded_client
 from flowmason.lab.operators.http_request import HttpRequest
 from flowmason.policy import Effect, Placement
-from pydantic import ValidationError
 
 Run = Callable[..., Any]
 

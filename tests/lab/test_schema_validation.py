@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flowmason.errors import Code, StageError
 from flowmason.lab.operators.coercion import coerced
 from flowmason.lab.operators.schema_validate import SchemaValidate
-from hypothesis import given
-from hypothesis import strategies as st
 
 Run = Callable[..., Any]
 SCHEMA = {

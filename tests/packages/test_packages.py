@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from flowmason.errors import Code, FlowMasonError, RefusedError, StageError, UsageError
 from flowmason.package import inspect, install, installed, pack, uninstall
 from flowmason.registry import find_components, load_component

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from flowmason.errors import Code, RefusedError, UsageError
 from flowmason.project import Project, ProviderConfig, find_project, load_project, project_for
 

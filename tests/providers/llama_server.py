@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import xllamacpp
+
 from flowmason.providers.llamacpp import bundled_model
 
 parameters = xllamacpp.CommonParams()

@@ -24,6 +24,7 @@ from anthropic.types import (
     Usage,
 )
 from anthropic.types.raw_message_delta_event import Delta
+
 from flowmason.errors import Code, ProviderError, Retry
 from flowmason.model import Message as Turn
 from flowmason.model import ModelRequest

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+
 from flowmason.egress import EgressPolicy
 from flowmason.errors import Code, EgressError, EngineUnavailableError, FlowMasonError, UsageError
 from flowmason.model import ModelRequest

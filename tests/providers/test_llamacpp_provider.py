@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from flowmason.errors import Code, EngineUnavailableError, ProviderError, Retry, UsageError
 from flowmason.model import Message, ModelRequest
 from flowmason.providers import ProviderSettings, make_provider, missing_for

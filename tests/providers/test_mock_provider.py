@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from flowmason.errors import Code, ProviderError, Retry, UsageError
 from flowmason.model import Message, ModelRequest, ModelResponse
 from flowmason.providers import make_provider, settings_of

@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from flowmason.errors import Code, EgressError, ProviderError, Retry
 from flowmason.model import ModelRequest
 from flowmason.providers import ProviderSettings, make_provider, settings_of

@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
+
+from flowmason import retention
 from flowmason.event import RunSubmitted
 from flowmason.ids import LOCAL_ORG, Digest, RunId, sha256
 from flowmason.journal_memory import MemoryJournal
 from flowmason.value import Stored, encode, inline
 from flowmason.values_fs import open_values
 from journal_samples import PLAN_ID, append, claimed, ended
-
-from flowmason import retention
 
 DAY_S = 24 * 3600
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import fsspec
 import pytest
+
+from flowmason import values_fs
 from flowmason.errors import Code, FlowMasonError, UsageError
 from flowmason.ids import LOCAL_ORG, Digest, OrgId, sha256
 from flowmason.values import ValueStore
 from flowmason.values_fs import open_values
-
-from flowmason import values_fs
 
 DATA = b"some bytes" * 10_000
 DIGEST = sha256(DATA)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowmason import event as ev
 from flowmason import value
 from flowmason.conductor.submit import keep, new_run
+from flowmason.conductor.surroundings import Surroundings
 from flowmason.errors import Code, FlowMasonError
 from flowmason.ids import Digest, OrgId, child_run_id, format_path
 from flowmason.inputs import prepare_input
@@ -15,9 +16,6 @@ from flowmason.journal import NewRun
 from flowmason.plan import Kind, Plan
 from flowmason.state import Role, RunState, ScopeState, StageState, admits
 from flowmason.value import Inline, Stored, Value
-
-if TYPE_CHECKING:
-    from flowmason.conductor.conductor import Conductor
 
 log = logging.getLogger("flowmason.conductor")
 
@@ -27,7 +25,7 @@ SUBPIPELINE_DEPTH = 20
 class Admission:
     """Admits events into one run. Sub-pipelines with templated names are resolved here."""
 
-    def __init__(self, conductor: Conductor, state: RunState, org_id: OrgId) -> None:
+    def __init__(self, conductor: Surroundings, state: RunState, org_id: OrgId) -> None:
         self._conductor = conductor
         self._state = state
         self._org_id = org_id

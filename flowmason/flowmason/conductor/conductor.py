@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from flowmason.conductor.dispatcher import Room
 from flowmason.conductor.flights import Flight
+from flowmason.conductor.surroundings import Resolve
 from flowmason.conductor.walker import Walker
 from flowmason.errors import Code, FlowMasonError, JournalError
 from flowmason.event import Recorded
@@ -40,10 +41,6 @@ class Feed(Protocol):
     def beside(self, run_id: RunId, report: Report) -> None:
         """Logs, deltas and progress, before they are stored."""
         ...
-
-
-Resolve = Callable[[str, dict[str, Any]], Awaitable[Plan]]
-"""Finds and compiles the pipeline `name` or `name@version` for a run with these options."""
 
 
 async def no_pipelines(name: str, options: dict[str, Any]) -> Plan:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowmason import event as ev
 from flowmason.conductor.admission import Admission
@@ -16,6 +16,7 @@ from flowmason.conductor.endings import ended
 from flowmason.conductor.flights import Flight, Flights
 from flowmason.conductor.loading import load_state
 from flowmason.conductor.summary import summary
+from flowmason.conductor.surroundings import Surroundings
 from flowmason.errors import Code, FencedError, FlowMasonError, JournalError
 from flowmason.event import Recorded
 from flowmason.ids import StagePath, format_path
@@ -25,9 +26,6 @@ from flowmason.report import Ended, Report
 from flowmason.state import Role, RunState, StageState, Status, TryState, decide
 from flowmason.state.retry import timed_out
 
-if TYPE_CHECKING:
-    from flowmason.conductor.conductor import Conductor
-
 log = logging.getLogger("flowmason.conductor")
 
 _EFFECT_EVENTS = (ev.StageStarted, ev.EffectRecorded)
@@ -36,7 +34,7 @@ _EFFECT_EVENTS = (ev.StageStarted, ev.EffectRecorded)
 class Walker:
     """Walks one claimed run until it ends, is paused, or is taken away."""
 
-    def __init__(self, conductor: Conductor, row: RunRow) -> None:
+    def __init__(self, conductor: Surroundings, row: RunRow) -> None:
         self.row = row
         self.commands: deque[Command] = deque()
         self.state: RunState

@@ -1,0 +1,60 @@
+"""What a walker needs of the conductor around it, and nothing more."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from flowmason.conductor.dispatcher import Room
+from flowmason.conductor.flights import Flight
+from flowmason.errors import JournalError
+from flowmason.event import Recorded
+from flowmason.executor import Executor
+from flowmason.ids import ConductorId, RunId
+from flowmason.journal import Journal, RunRow
+from flowmason.plan import Plan
+from flowmason.report import Report
+from flowmason.values import ValueStore
+
+Resolve = Callable[[str, dict[str, Any]], Awaitable[Plan]]
+"""Finds and compiles the pipeline `name` or `name@version` for a run with these options."""
+
+
+class Surroundings(Protocol):
+    """The conductor as its walkers see it."""
+
+    id: ConductorId
+    journal: Journal
+    values: ValueStore
+    executor: Executor
+    rng: random.Random
+    resolve: Resolve
+    now: Callable[[], int]
+    """Milliseconds since the epoch."""
+    storage_patience_s: float
+    """How long a walker waits for a store that refuses before it gives its run up."""
+
+    def room(self) -> Room:
+        """How many more regions fit now."""
+        ...
+
+    def reserved(self, flights: Sequence[Flight]) -> None:
+        """Regions are being submitted."""
+        ...
+
+    def landed(self, flight: Flight) -> None:
+        """A region ended."""
+        ...
+
+    def publish(self, run_id: RunId, events: Sequence[Recorded]) -> None:
+        """Events were committed."""
+        ...
+
+    def side(self, row: RunRow, report: Report) -> None:
+        """Logs, deltas and progress came in."""
+        ...
+
+    def broken(self, run_id: RunId, error: JournalError) -> None:
+        """A walker had to give up its run; it stays resumable."""
+        ...
