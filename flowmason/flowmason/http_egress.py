@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import cache
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import httpcore2
@@ -46,7 +47,7 @@ def guarded_client(
 
     `options` are those of `httpx2.AsyncClient`, without the ones that would lead around the guard (`transport`,
     `mounts`, `proxy`, …: `UsageError`). Calls raise `EgressError` where the policy refuses, and the client's own
-    errors otherwise. Belongs to the event loop that first uses it.
+    errors otherwise. Keeps no cookies. Belongs to the event loop that first uses it.
     """
     wrong = [name for name in _NEVER if name in options]
     if wrong:
@@ -57,13 +58,16 @@ def guarded_client(
     options.setdefault(
         "timeout", httpx2.Timeout(policy.read_timeout_s, connect=policy.connect_timeout_s, pool=policy.read_timeout_s)
     )
-    return httpx2.AsyncClient(
+    client = httpx2.AsyncClient(
         transport=GuardedTransport(policy, resolver=resolver, verify=verify, limits=limits),
         trust_env=False,
         max_redirects=policy.max_redirects,
         event_hooks=hooks,
         **options,
     )
+    # One client serves many stages and runs: a cookie that one of them was given must not go out with another's call.
+    client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return client
 
 
 class GuardedTransport(httpx2.AsyncBaseTransport):

@@ -176,6 +176,14 @@ async def test_credentials_stay_within_one_origin(web: Start, ok: Ok) -> None:
     assert site.requests[1].headers["x-api-key"] == "k"
 
 
+async def test_a_cookie_given_to_one_call_does_not_go_out_with_the_next(web: Start, ok: Ok) -> None:
+    site = await web(ok(b"hello", "Set-Cookie: session=secret; Path=/"))
+    async with guarded_client(allowing(site.authority)) as client:
+        await client.get(f"http://{site.authority}/")
+        await client.get(f"http://{site.authority}/")
+    assert "cookie" not in site.requests[1].headers
+
+
 async def test_redirects_end(web: Start, ok: Ok) -> None:
     site = await web(ok(b"", "Location: /again", status="302 Found"))
     async with guarded_client(allowing(site.authority, max_redirects=3)) as client:
