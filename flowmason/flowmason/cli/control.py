@@ -52,7 +52,7 @@ async def _command(wanted: str, command: str, reason: str, as_json: bool) -> Non
         row = await resuming.find_run(stores.journal, wanted)
         if row.status in TERMINAL or (command == "pause" and row.status == "paused"):
             raise UsageError(f"run {row.run_id} is {row.status} already")
-        if await living_owner(stores.journal, row) is not None:
+        if await living_owner(stores.journal, row, trust_pid=True) is not None:
             await post(stores.journal, row.run_id, command, reason=reason)
             status = await _settled(stores.journal, row.run_id, command)
         else:
