@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fm_project import Answer, Fm, Project
 from typer.testing import CliRunner
+
+from fm_project import Answer, Fm, Project
 
 TRIAGE: dict[str, Any] = {
     "name": "triage",

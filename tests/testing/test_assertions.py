@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from flowmason.errors import RefusedError
 from flowmason.testing.assertions import MISSING, follow, judge, parse_path, same
 from flowmason.testing.reading import read_test_file
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 OUTPUT: dict[str, Any] = {
     "text": "hardware",

@@ -176,6 +176,8 @@ class RegionRun:
             self._settle()
 
     async def _one(self, stage: StageState) -> None:
+        # Another attempt of an effect is not ours to begin: its own start must be committed first.
+        self._allowed.discard(stage.path)
         self.under_way(stage.path, True)
         try:
             event = await perform(self, stage)
