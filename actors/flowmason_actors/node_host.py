@@ -1,8 +1,8 @@
 """The node host: a long-lived asynchronous actor in which many effect calls overlap.
 
-Reports are kept per call until whoever submitted it has drained them, so a new conductor that names the
-same call (`attach`) gets all of them from the start instead of paying twice. A loop that is silent for 2 s
-is taken for blocked: the process ends itself, and its calls are lost rather than late.
+The reports of a call are kept after it has ended (until acknowledged, and within bounds), so a new conductor
+that names the same call (`attach`) gets all of them from the start instead of paying twice. A loop that is
+silent for 2 s is blocked: the process ends itself, and its calls are lost rather than late.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import msgspec
+
 from flowmason.errors import Code, Failure
-from flowmason.executor import WorkerSettings
 from flowmason.ids import RunId
 from flowmason.report import Ended, Region, Report, region_decoder
+from flowmason_actors.launch import open_worker
+from flowmason_actors.watch import Watch
 
-SILENCE_S = 2.0
 IDLE_S = 300.0
 KEPT_CALLS = 4096
+KEPT_BYTES = 32 * 1024 * 1024
 KEPT_RUNS = 10_000
+CLIENT_SILENCE_S = 60.0
+"""A client that has not drained for that long is gone; what waits for it is dropped (calls keep their own)."""
+SHORTEST_GRACE_S = 0.2
+_RETIRED_IDLE_S = 2.0
 _TICK_S = 0.25
-_BLOCKED_EXIT = 70
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -37,24 +43,38 @@ class _Call:
     client: str
     task: asyncio.Task[None] | None = None
     reports: list[bytes] = field(default_factory=list)
+    size: int = 0
     ended: bool = False
     fenced: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class _Client:
+    waiting: asyncio.Event
+    outbox: list[bytes] = field(default_factory=list)
+    seen: float = field(default_factory=time.monotonic)
+
+
 class NodeHost:
-    """Runs the calls of regions that are placed on a host. The class of a Ray actor; usable without Ray in tests."""
+    """Runs the calls of regions that are placed on a host. The class of a Ray actor; it works without Ray, too.
 
-    def __init__(self, settings: bytes, *, exit_when_idle: bool = True) -> None:
-        from flowmason.region import Worker
+    `launch` is an encoded `Launch`. Times in seconds: `silence_s` after which a silent loop is blocked (0: nobody
+    watches), `idle_s` without calls after which the process ends (0: never).
+    """
 
-        self._worker = Worker(msgspec.msgpack.decode(settings, type=WorkerSettings))
+    def __init__(self, launch: bytes, *, silence_s: float = 2.0, idle_s: float = IDLE_S) -> None:
+        self._worker = open_worker(launch)
+        self._idle_s = idle_s
+        self._watch = Watch(silence_s) if silence_s else None
         self._calls: OrderedDict[str, _Call] = OrderedDict()
+        self._kept = 0
         self._epochs: OrderedDict[RunId, int] = OrderedDict()
-        self._outboxes: dict[str, list[bytes]] = {}
-        self._waiting: dict[str, asyncio.Event] = {}
+        self._clients: dict[str, _Client] = {}
         self._retired = False
-        self._exit_when_idle = exit_when_idle
-        self._beat = self._used = time.monotonic()
+        self._used = time.monotonic()
+        self._lock = threading.Lock()
+        self._ready_components: set[tuple[str, str]] = set()
+        self._importing = ThreadPoolExecutor(1, thread_name_prefix="flowmason-import")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticker: asyncio.Task[None] | None = None
 
@@ -63,8 +83,11 @@ class NodeHost:
         if self._ticker is None:
             self._loop = asyncio.get_running_loop()
             self._ticker = self._loop.create_task(self._tick())
-            threading.Thread(target=self._watch, daemon=True, name="flowmason-host-watch").start()
+            if self._watch is not None:
+                self._watch.start()
         return os.getpid()
+
+    # -- calls -----------------------------------------------------------------------------------
 
     async def submit(self, client: str, regions: Sequence[bytes]) -> bool:
         """Begin calls for `client`. False: the host is retired and has begun none of them."""
@@ -86,9 +109,10 @@ class NodeHost:
             self._epochs.popitem(last=False)
         known = self._calls.get(region.id)
         if known is not None and not known.fenced:
-            known.client = client
-            for report in known.reports:
-                self._send(client, report)
+            with self._lock:
+                known.client = client
+                replay = list(known.reports)
+                self._send(client, replay)
             return
         if region.attach:
             self._refuse(client, region, "this host does not know the call")
@@ -96,78 +120,114 @@ class NodeHost:
         call = _Call(region, client)
         self._calls[region.id] = call
         call.task = asyncio.get_running_loop().create_task(self._run(call))
-        self._forget()
 
     async def _run(self, call: _Call) -> None:
-        loop = asyncio.get_running_loop()
-        ended: Ended | None = None
-
-        def emit(report: Report) -> None:
-            if threading.get_ident() == self._thread:
-                self._take(call, report)
-            else:
-                loop.call_soon_threadsafe(self._take, call, report)
-
-        self._thread = threading.get_ident()
+        ended, failure = Ended.DONE, None
         try:
-            await self._worker.run(call.region, emit)
+            await self._import(call.region)
+            await self._worker.run(call.region, lambda report: self._take(call, report))
         except asyncio.CancelledError:
             ended = Ended.CANCELLED
         except Exception as error:
             ended = Ended.LOST
             failure = Failure(code=Code.INTERNAL, message=f"{type(error).__name__}: {error}")
-            self._take(call, Report(region=call.region.id, ended=ended, failure=failure))
-        if not call.ended:
-            self._take(call, Report(region=call.region.id, ended=ended or Ended.DONE))
+        # The region's own last report came first; this one counts only where there was none.
+        self._take(call, Report(region=call.region.id, ended=ended, failure=failure))
+
+    async def _import(self, region: Region) -> None:
+        """Import what a call needs in a thread: a slow import is no blocked loop."""
+        wanted = {(piece.plan, name) for piece in region.pieces for name in piece.stages} - self._ready_components
+        if wanted:
+            await asyncio.get_running_loop().run_in_executor(self._importing, self._import_now, region)
+            self._ready_components |= wanted
+
+    def _import_now(self, region: Region) -> None:
+        worker = self._worker
+        try:
+            for piece in region.pieces:
+                plan = worker.plan_of(region, piece.plan)
+                for name in piece.stages:
+                    ref = plan.components.get(plan.stages[name].component)
+                    if ref is None:
+                        continue
+                    worker.component(ref)
+                    provider = region.options.get("provider") or worker.services.default_provider
+                    if ref.models and provider:
+                        worker.services.provider(provider)
+        except Exception:
+            return  # the stage meets the same error, and reports it in its own name
 
     def _take(self, call: _Call, report: Report) -> None:
-        if call.fenced or call.ended:
-            return
-        call.ended = report.ended is not None
-        encoded = _encoder.encode(report)
-        call.reports.append(encoded)
-        self._used = time.monotonic()
-        self._send(call.client, encoded)
+        """Keep a report and send it; called from the loop and from the worker's pulse, in order."""
+        with self._lock:
+            if call.fenced or call.ended:
+                return
+            call.ended = report.ended is not None
+            encoded = _encoder.encode(report)
+            call.reports.append(encoded)
+            call.size += len(encoded)
+            if call.ended:
+                self._kept += call.size
+            self._used = time.monotonic()
+            self._send(call.client, [encoded])
 
     def _refuse(self, client: str, region: Region, reason: str) -> None:
         failure = Failure(code=Code.FENCED, message=reason)
-        self._send(client, _encoder.encode(Report(region=region.id, ended=Ended.REFUSED, failure=failure)))
+        with self._lock:
+            self._send(client, [_encoder.encode(Report(region=region.id, ended=Ended.REFUSED, failure=failure))])
 
-    def _send(self, client: str, report: bytes) -> None:
-        self._outboxes.setdefault(client, []).append(report)
-        waiting = self._waiting.get(client)
-        if waiting is not None:
-            waiting.set()
+    # -- reports ---------------------------------------------------------------------------------
+
+    def _send(self, name: str, reports: Sequence[bytes]) -> None:
+        client = self._client(name)
+        if not client.outbox and reports:
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(client.waiting.set)
+        client.outbox.extend(reports)
+
+    def _client(self, name: str) -> _Client:
+        found = self._clients.get(name)
+        if found is None:
+            found = self._clients[name] = _Client(asyncio.Event())
+        return found
 
     async def drain(self, client: str, acknowledged: Sequence[str] = (), wait_s: float = 10.0) -> list[bytes]:
         """The reports that came for `client` since its last call; waits for the first for at most `wait_s`.
 
-        `acknowledged` names calls whose last report the client has recorded: they are forgotten.
+        `acknowledged` names calls whose end has been recorded: they are forgotten.
         """
         for region_id in acknowledged:
             call = self._calls.get(region_id)
             if call is not None and call.ended:
-                del self._calls[region_id]
-        if not self._outboxes.get(client):
-            event = self._waiting.setdefault(client, asyncio.Event())
-            event.clear()
+                self._forget(region_id)
+        here = self._client(client)
+        here.seen = time.monotonic()
+        if not here.outbox:
+            here.waiting.clear()
             try:
-                await asyncio.wait_for(event.wait(), wait_s)
+                await asyncio.wait_for(here.waiting.wait(), wait_s)
             except TimeoutError:
                 return []
             # One turn of the loop: calls that end together travel together.
             await asyncio.sleep(0)
-        return self._outboxes.pop(client, [])
+        with self._lock:
+            found, here.outbox = here.outbox, []
+        return found
+
+    # -- ends ------------------------------------------------------------------------------------
 
     async def cancel(self, region_id: str, grace_s: float) -> bool:
-        """Cancel a call. One that does not end within the grace is fenced, reported lost, and retires the host."""
+        """Cancel a call. One that does not end within the grace is fenced, reported lost, and retires the host.
+
+        A grace below 0.2 s is taken for 0.2 s. Returns whether the host still takes calls.
+        """
         call = self._calls.get(region_id)
         if call is None or call.ended or call.task is None:
-            return True
+            return not self._retired
         call.task.cancel()
-        await asyncio.wait([call.task], timeout=grace_s)
+        await asyncio.wait([call.task], timeout=max(grace_s, SHORTEST_GRACE_S))
         if call.ended:
-            return True
+            return not self._retired
         message = f"the call did not stop within {grace_s:g} s of being cancelled"
         self._take(call, Report(region=region_id, ended=Ended.LOST, failure=Failure(code=Code.LOST, message=message)))
         call.fenced = True
@@ -178,23 +238,31 @@ class NodeHost:
         """Take no new calls; end once the running ones have."""
         self._retired = True
 
-    def _forget(self) -> None:
-        surplus = len(self._calls) - KEPT_CALLS
-        if surplus > 0:
-            for region_id in [key for key, call in self._calls.items() if call.ended][:surplus]:
-                del self._calls[region_id]
+    def _forget(self, region_id: str) -> None:
+        self._kept -= self._calls.pop(region_id).size
+
+    def _tidy(self, now: float) -> None:
+        if len(self._calls) > KEPT_CALLS or self._kept > KEPT_BYTES:
+            for region_id in [key for key, call in self._calls.items() if call.ended]:
+                if len(self._calls) <= KEPT_CALLS and self._kept <= KEPT_BYTES:
+                    break
+                self._forget(region_id)
+        for name in [name for name, client in self._clients.items() if now - client.seen > CLIENT_SILENCE_S]:
+            del self._clients[name]
 
     async def _tick(self) -> None:
         while True:
-            self._beat = time.monotonic()
-            under_way = any(not call.ended for call in self._calls.values())
-            idle = self._beat - self._used
-            if self._exit_when_idle and not under_way and (idle > IDLE_S or (self._retired and idle > SILENCE_S)):
+            if self._watch is not None:
+                self._watch.beat()
+            now = time.monotonic()
+            self._tidy(now)
+            # A fenced call counts as ended here, and its leftovers end with the process.
+            under_way = any(call.task is not None and not call.task.done() for call in self._calls.values())
+            idle = now - self._used
+            gone = (self._idle_s and idle > self._idle_s) or (self._retired and idle > _RETIRED_IDLE_S)
+            if gone and (not under_way or self._only_fenced()):
                 os._exit(0)
             await asyncio.sleep(_TICK_S)
 
-    def _watch(self) -> None:
-        while True:
-            time.sleep(_TICK_S)
-            if time.monotonic() - self._beat > SILENCE_S:
-                os._exit(_BLOCKED_EXIT)
+    def _only_fenced(self) -> bool:
+        return all(call.ended for call in self._calls.values())

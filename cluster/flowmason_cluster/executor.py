@@ -1,4 +1,4 @@
-"""`RayExecutor`: regions as Ray tasks, calls of effects on a long-lived node host.
+"""`RayExecutor`: regions as Ray tasks, calls of effects on long-lived node hosts.
 
 Ray's own retries are off: what became of a lost region is for the engine to decide. No call here blocks the
 event loop, and no user's exception crosses Ray: a worker's death is a report.
@@ -8,28 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from flowmason.errors import Code, EngineUnavailableError, Failure
+from flowmason.errors import Code, Failure
 from flowmason.executor import Capacity, WorkerSettings
 from flowmason.policy import Placement, Resources
 from flowmason.report import Ended, Region, Report, region_encoder, report_decoder
-
-from flowmason_cluster import ray_start
+from flowmason_actors.launch import launch_of
+from flowmason_cluster import joining, ray_start, resources
 
 if TYPE_CHECKING:
-    from flowmason_cluster.hosts import HostClient
+    from flowmason_cluster.hosts import Hosts
 
 HOST_SLOTS = 512
+REFRESH_S = 10.0
+WAITING_S = 5.0
+LONGEST_WAIT_S = 3600.0
+
+
+class _Task:
+    """A region that runs as a Ray task."""
+
+    def __init__(self, region: Region, stream: Any) -> None:
+        self.region = region
+        self.stream = stream
+        self.forced = False
+        self.over = asyncio.Event()
 
 
 class RayExecutor:
     """Runs regions on Ray.
 
-    `address` joins a cluster; None: `RAY_ADDRESS`, the warm cluster, or a local Ray that ends with this
-    process (`"local"` asks for that one). `allow_open` accepts a Ray without a token.
+    `address` joins a cluster; None: `RAY_ADDRESS`, the warm cluster of `fm cluster up`, or a local Ray that ends with
+    this process (`"local"` asks for that one). `allow_open` accepts a Ray without a token. `num_cpus` is for a local
+    Ray (None: as many as there are).
     """
 
     name = "ray"
@@ -42,145 +57,163 @@ class RayExecutor:
         allow_open: bool = False,
         num_cpus: int | None = None,
     ) -> None:
-        self._settings = msgspec.msgpack.encode(settings)
+        self._settings = settings
         self._address = address
         self._allow_open = allow_open
         self._num_cpus = num_cpus
-        self._joined = ""
+        self.cluster: ray_start.Cluster | None = None
+        """What this process is connected to, once started."""
+        self._launch = b""
         self._task_function: Any = None
-        self._slots = 1
-        self._totals: dict[str, float] = {}
-        self._tasks: dict[str, Any] = {}
-        self._forced: set[str] = set()
-        self._hosts: HostClient | None = None
+        self._nodes: list[dict[str, float]] = []
+        self._tasks: dict[str, _Task] = {}
+        self._hosts: Hosts | None = None
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Connect to Ray. Raises `EngineUnavailableError`."""
-        try:
-            import ray
-        except ImportError as error:
-            raise EngineUnavailableError(
-                "Ray is not installed", help="pip install 'flowmason[ray]', or run with --on local."
-            ) from error
-        self._joined = await asyncio.to_thread(
+        cluster = await asyncio.to_thread(
             ray_start.connect, self._address, allow_open=self._allow_open, num_cpus=self._num_cpus
         )
-        from flowmason_cluster.hosts import HostClient
+        self.cluster = cluster
+        import ray
+        from flowmason_cluster.hosts import Hosts
         from flowmason_cluster.task import run_region
 
-        self._totals = await asyncio.to_thread(ray.cluster_resources)
-        self._slots = max(1, int(self._totals.get("CPU", 1)))
+        self._launch = launch_of(self._settings, os.environ, share=cluster.own)
+        self._nodes = resources.alive(await asyncio.to_thread(ray.nodes))
+        joining.refuse_many_nodes(len(self._nodes), self._settings.values_url, os.environ)
+        if cluster.kind == "joined":
+            await joining.check_versions(cluster.address)
         self._task_function = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(run_region)
-        self._hosts = HostClient(self._settings, detached=self._joined not in ("local", "joined"))
+        self._hosts = Hosts(self._launch, detached=cluster.kind != "local")
+        if cluster.kind != "local":
+            self._refreshing = asyncio.create_task(self._refresh())
+
+    async def _refresh(self) -> None:
+        """Nodes of a cluster that is not ours alone come and go."""
+        import ray
+
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            with contextlib.suppress(Exception):
+                self._nodes = resources.alive(await asyncio.to_thread(ray.nodes)) or self._nodes
 
     def capacity(self) -> Capacity:
-        """One task per CPU of the cluster; a host overlaps `HOST_SLOTS` calls."""
-        return Capacity(self._slots, HOST_SLOTS)
+        """One task per CPU of the cluster; the hosts overlap `HOST_SLOTS` calls."""
+        return Capacity(max(1, int(sum(node.get("CPU", 0) for node in self._nodes))), HOST_SLOTS)
 
-    def infeasible(self, placement: Placement, resources: Resources) -> str | None:
-        """What the cluster lacks; Ray itself would wait for it for ever."""
-        wanted: dict[str, float] = {
-            "CPU": resources.num_cpus or 0,
-            "GPU": resources.num_gpus or 0,
-            "memory": float(resources.memory or 0),
-            **resources.custom,
-        }
-        if resources.accelerator_type:
-            wanted[f"accelerator_type:{resources.accelerator_type}"] = 0.001
-        lacking = [
-            f"{name}={amount:g} (the cluster has {self._totals.get(name, 0):g})"
-            for name, amount in wanted.items()
-            if amount > self._totals.get(name, 0)
-        ]
-        return ", ".join(lacking) or None
+    def infeasible(self, placement: Placement, resources_: Resources) -> str | None:
+        """What no node has; Ray itself would wait for it for ever."""
+        if placement is Placement.HOST and not resources_:
+            return None
+        return resources.lacking(resources_, self._nodes)
 
     def submit(self, region: Region) -> AsyncIterator[Report]:
-        """Run a region as a task or on the host."""
+        """Run a region as a task or on a host."""
         if region.placement is Placement.HOST:
             assert self._hosts is not None
             return self._hosts.submit(region)
         if region.attach:
-            # A task dies with the conductor that submitted it.
-            return _refuse(region)
+            return _gone(region)
         return self._run_task(region)
 
     async def _run_task(self, region: Region) -> AsyncIterator[Report]:
         import ray
 
-        stream = self._task_function.options(name=region.name, **_options(region.resources)).remote(
-            self._settings, region_encoder.encode(region)
+        stream = self._task_function.options(name=region.name, **resources.task_options(region.resources)).remote(
+            self._launch, region_encoder.encode(region), time.time()
         )
-        self._tasks[region.id] = stream
+        task = self._tasks[region.id] = _Task(region, stream)
+        ended = False
         try:
-            async for ref in stream:
-                report = report_decoder.decode(await ref)
+            async for report in _reports(region, stream):
+                ended = report.ended is not None
                 yield report
-                if report.ended is not None:
+                if ended:
                     return
+            ended = True
             yield Report(region=region.id, ended=Ended.LOST, failure=_lost("the worker ended without a word"))
-        except (ray.exceptions.TaskCancelledError, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and not isinstance(error, ray.exceptions.RayError):
-                ray.cancel(stream, force=True)
-                raise
-            yield Report(region=region.id, ended=Ended.CANCELLED)
-        except ray.exceptions.OutOfMemoryError as error:
-            failure = Failure(code=Code.RESOURCE_EXHAUSTED, message=f"the worker ran out of memory: {_line(error)}")
-            yield Report(region=region.id, ended=Ended.LOST, failure=failure)
-        except Exception as error:
-            cancelled = region.id in self._forced
-            ended = Ended.CANCELLED if cancelled else Ended.LOST
-            yield Report(region=region.id, ended=ended, failure=_lost(_line(error)))
+        except ray.exceptions.RayError as error:
+            ended = True
+            yield _post_mortem(task, error)
         finally:
             self._tasks.pop(region.id, None)
-            self._forced.discard(region.id)
+            task.over.set()
+            if not ended:
+                # Whoever listened has gone; nobody else would end it.
+                with contextlib.suppress(Exception):
+                    ray.cancel(stream, force=True)
 
     async def cancel(self, region_id: str, *, grace_s: float) -> None:
-        """Interrupt a task, and end its worker after the grace; on a host see `NodeHost.cancel`."""
+        """Interrupt a task, and end its worker after the grace; for a call on a host see `NodeHost.cancel`."""
         import ray
 
-        stream = self._tasks.get(region_id)
-        if stream is None:
+        task = self._tasks.get(region_id)
+        if task is None:
             if self._hosts is not None:
                 await self._hosts.cancel(region_id, grace_s)
             return
         if grace_s > 0:
-            ray.cancel(stream, force=False)
-            deadline = asyncio.get_running_loop().time() + grace_s
-            while region_id in self._tasks and asyncio.get_running_loop().time() < deadline:
-                await asyncio.sleep(0.02)
-        if region_id in self._tasks:
+            ray.cancel(task.stream, force=False)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(task.over.wait(), grace_s)
+        if not task.over.is_set():
+            task.forced = True
             with contextlib.suppress(Exception):
-                ray.cancel(stream, force=True)
+                ray.cancel(task.stream, force=True)
 
     async def close(self) -> None:
-        """End what is under way; a local Ray of our own ends too."""
+        """End what is under way; a local Ray of our own ends too. Detached hosts outlive this."""
+        if self.cluster is None:
+            return
         import ray
 
-        for stream in list(self._tasks.values()):
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+        for task in list(self._tasks.values()):
             with contextlib.suppress(Exception):
-                ray.cancel(stream, force=True)
+                ray.cancel(task.stream, force=True)
         if self._hosts is not None:
             await self._hosts.close()
-        if self._joined in ("local",) or (self._joined and self._joined != "joined"):
-            await asyncio.to_thread(ray.shutdown)
+        await asyncio.to_thread(ray_start.disconnect)
+        self.cluster = None
 
 
-def _options(resources: Resources) -> dict[str, Any]:
-    if not resources:
-        return {}
-    found: dict[str, Any] = {"num_cpus": 1 if resources.num_cpus is None else resources.num_cpus}
-    if resources.num_gpus:
-        found["num_gpus"] = resources.num_gpus
-    if resources.memory:
-        found["memory"] = resources.memory
-    if resources.accelerator_type:
-        found["accelerator_type"] = resources.accelerator_type
-    if resources.custom:
-        found["resources"] = resources.custom
-    return found
+async def _reports(region: Region, stream: Any) -> AsyncIterator[Report]:
+    """Decoded reports. While the task waits for a CPU of a busy cluster, empty ones: it is not stuck."""
+    since = time.monotonic()
+    first = asyncio.ensure_future(anext(stream, None))
+    try:
+        while not (await asyncio.wait([first], timeout=WAITING_S))[0]:
+            if time.monotonic() - since < LONGEST_WAIT_S:
+                yield Report(region=region.id)
+    finally:
+        first.cancel()
+    frame = first.result()
+    if frame is not None:
+        yield report_decoder.decode(await frame)
+        async for frame in stream:
+            yield report_decoder.decode(await frame)
 
 
-async def _refuse(region: Region) -> AsyncIterator[Report]:
+def _post_mortem(task: _Task, error: Exception) -> Report:
+    """What Ray's error means for the region."""
+    import ray
+
+    region = task.region
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        failure = Failure(code=Code.RESOURCE_EXHAUSTED, message=f"the worker ran out of memory: {_line(error)}")
+        return Report(region=region.id, ended=Ended.LOST, failure=failure)
+    if isinstance(error, ray.exceptions.TaskCancelledError) and not task.forced and not region.effect:
+        return Report(region=region.id, ended=Ended.CANCELLED)
+    if task.forced:
+        return Report(region=region.id, ended=Ended.LOST, failure=_lost("its worker was ended by force"))
+    return Report(region=region.id, ended=Ended.LOST, failure=_lost(f"the worker died: {_line(error)}"))
+
+
+async def _gone(region: Region) -> AsyncIterator[Report]:
+    # A Ray task dies with the driver that submitted it.
     yield Report(region=region.id, ended=Ended.REFUSED, failure=_lost("the task died with its conductor"))
 
 

@@ -7,13 +7,24 @@ components imported and providers open.
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
+import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import msgspec
-from flowmason.executor import WorkerSettings
-from flowmason.report import Ended, Report, region_decoder
+
+from flowmason.errors import Code, Failure
+from flowmason.executor import Emit
+from flowmason.report import Ended, Region, Report, region_decoder
+from flowmason_actors.launch import open_worker
+
+SIGN_OF_LIFE_S = 1.0
+"""A region that has said nothing for that long says that it has begun: until then it may be waiting for a CPU."""
+LEAVE_S = 1.0
+JAMMED_EXIT = 71
 
 _encoder = msgspec.msgpack.Encoder()
 _lock = threading.Lock()
@@ -23,40 +34,98 @@ _processes: dict[bytes, _Process] = {}
 class _Process:
     """What one worker process keeps between regions: a loop in a thread, and a `Worker`."""
 
-    def __init__(self, settings: bytes) -> None:
-        from flowmason.region import Worker
+    def __init__(self, launch: bytes) -> None:
+        self.worker = open_worker(launch)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True, name="flowmason-region").start()
 
-        self.loop = asyncio.new_event_loop()
-        self.worker = Worker(msgspec.msgpack.decode(settings, type=WorkerSettings))
-        threading.Thread(target=self.loop.run_forever, daemon=True, name="flowmason-region").start()
+    def begin(self, region: Region, emit: Emit) -> _Running:
+        """Start a region on the loop. The last report that it emits has `ended`."""
+        running = _Running(self._loop)
+        self._loop.call_soon_threadsafe(self._start, running, region, emit)
+        return running
+
+    def _start(self, running: _Running, region: Region, emit: Emit) -> None:
+        running.task = self._loop.create_task(self._run(region, emit))
+        running.task.add_done_callback(lambda _: running.over.set())
+
+    async def _run(self, region: Region, emit: Emit) -> None:
+        ended, failure = Ended.DONE, None
+        try:
+            await self.worker.run(region, emit)
+        except asyncio.CancelledError:
+            ended = Ended.CANCELLED
+        except Exception as error:
+            ended = Ended.LOST
+            failure = Failure(code=Code.INTERNAL, message=f"{type(error).__name__}: {error}")
+        # The region's own last report came first; this one is read only where there was none.
+        emit(Report(region=region.id, ended=ended, failure=failure))
 
 
-def process(settings: bytes) -> _Process:
-    """The process's state for these settings, made once."""
+class _Running:
+    """A region on the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.task: asyncio.Task[None] | None = None
+        self.over = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask it to end."""
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+
+def process(launch: bytes) -> _Process:
+    """The process's state for this launch, made once."""
     with _lock:
-        found = _processes.get(settings)
+        found = _processes.get(launch)
         if found is None:
-            found = _processes[settings] = _Process(settings)
+            found = _processes[launch] = _Process(launch)
         return found
 
 
-def run_region(settings: bytes, encoded: bytes) -> Iterator[bytes]:
-    """Run a region to its end; yields encoded reports. The body of the Ray task."""
-    here = process(settings)
+def run_region(launch: bytes, encoded: bytes, submitted_at: float) -> Iterator[bytes]:
+    """Run a region to its end; yields encoded reports. The body of the Ray task.
+
+    `submitted_at` (seconds since the epoch) tells whether the task had to wait; nothing else rests on it.
+    """
     region = region_decoder.decode(encoded)
+    if abs(time.time() - submitted_at) > SIGN_OF_LIFE_S:
+        yield _encoder.encode(_begun(region.id))
+    here = process(launch)
     reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
-    call = asyncio.run_coroutine_threadsafe(here.worker.run(region, reports.put), here.loop)
+    running = here.begin(region, reports.put)
+    silent_until: float | None = time.monotonic() + SIGN_OF_LIFE_S
+    ended = False
     try:
-        while True:
+        while not ended:
             try:
-                # Ray interrupts the main thread to cancel it; a wait without end would not notice.
-                report = reports.get(timeout=0.1)
-            except queue.Empty:
-                if not call.done():
-                    continue
-                report = Report(region=region.id, ended=Ended.CANCELLED if call.cancelled() else Ended.LOST)
-            yield _encoder.encode(report)
-            if report.ended is not None:
-                return
+                while not ended:
+                    try:
+                        # Ray interrupts this thread to cancel it; a wait without end would not notice.
+                        report = reports.get(timeout=0.1)
+                    except queue.Empty:
+                        if silent_until is None or time.monotonic() < silent_until:
+                            continue
+                        report = _begun(region.id)
+                    silent_until = None
+                    ended = report.ended is not None
+                    yield _encoder.encode(report)
+            except KeyboardInterrupt:
+                # What has finished is still brought home, in the region's last report.
+                running.cancel()
     finally:
-        call.cancel()
+        if not ended:
+            # The interrupt hit Ray itself, and the task is over for it. This process serves others next:
+            # it must not have a loop that is still busy with this region.
+            running.cancel()
+            if not running.over.wait(LEAVE_S):
+                os._exit(JAMMED_EXIT)
+
+
+def _begun(region_id: str) -> Report:
+    return Report(region=region_id, worker=f"{os.getpid()}@{socket.gethostname()}")

@@ -1,0 +1,63 @@
+"""What a worker process on Ray is started from: the settings, and the variables that components may need.
+
+A worker of a cluster that was started yesterday has yesterday's environment. So a driver on the same machine
+sends along the few variables that workers are meant to read: declared names, secrets, and keys of providers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from flowmason.executor import WorkerSettings
+from flowmason.secrets import PREFIX
+
+if TYPE_CHECKING:
+    from flowmason.region import Worker
+
+_KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")
+_FOR_DRIVERS = ("DATABASE_URL", "PGPASSWORD", "JWT_SECRET")
+"""Nothing that a worker does needs these; a component sees them only where the project declares them."""
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """Sent once per call of a task, and to the constructor of a host; cached by its bytes."""
+
+    settings: WorkerSettings
+    environ: dict[str, str] = {}
+
+
+def launch_of(settings: WorkerSettings, environ: Mapping[str, str], *, share: bool) -> bytes:
+    """The encoded `Launch` for workers. `share` sends variables along: only to a cluster on this machine."""
+    names = set(_declared(settings.options))
+    shared = {name: environ[name] for name in sorted(environ) if share and (name in names or name.startswith(PREFIX))}
+    return msgspec.msgpack.encode(Launch(settings, shared), order="sorted")
+
+
+def open_worker(encoded: bytes) -> Worker:
+    """The `Worker` of this process; sets and hides environment variables as the launch says."""
+    launch = msgspec.msgpack.decode(encoded, type=Launch)
+    os.environ.update(launch.environ)
+    declared = set(launch.settings.options.get("env", ()))
+    for name in _FOR_DRIVERS:
+        if name not in declared:
+            os.environ.pop(name, None)
+    from flowmason.region import Worker
+
+    return Worker(launch.settings)
+
+
+def _declared(options: Mapping[str, Any]) -> list[str]:
+    names = [*_KEYS, *options.get("env", ())]
+    pending: list[Any] = [options.get("providers", {})]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, Mapping):
+            key = found.get("api_key_env")
+            if isinstance(key, str):
+                names.append(key)
+            pending.extend(found.values())
+    return names

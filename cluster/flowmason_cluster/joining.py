@@ -1,0 +1,122 @@
+"""What a cluster must be before runs go there: protected, reachable, of the same versions, with shared stores."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from flowmason.errors import EngineUnavailableError
+
+_REACH_S = 5.0
+_PROBE_S = 20.0
+_VERSIONS_S = 90.0
+
+
+def resolve(address: str) -> str:
+    """The address of the GCS as `host:port`; `auto` is the cluster that runs on this machine.
+
+    Raises `EngineUnavailableError` for what is no such address and where nobody answers.
+    """
+    if address.startswith("ray://"):
+        raise EngineUnavailableError(
+            "the Ray client protocol (ray://) is not supported", help="Give the address of the GCS: host:6379."
+        )
+    if address == "auto":
+        from ray._private.services import find_bootstrap_address
+
+        found = find_bootstrap_address(None)
+        if not found:
+            raise EngineUnavailableError("there is no Ray on this machine to join", help="Start one: fm cluster up.")
+        address = str(found)
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise EngineUnavailableError(f"{address!r} is not an address of Ray", help="Give host:port, such as head:6379.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
+    except OSError as error:
+        raise EngineUnavailableError(
+            f"nobody answers at {address}: {error.strerror or error}", help="Is Ray running there? fm cluster status."
+        ) from error
+    return address
+
+
+_PROBE = """
+import sys
+from ray._raylet import GcsClient
+GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, 5)
+"""
+
+
+def is_open(address: str) -> bool:
+    """Ask the cluster something without a token: whoever is answered may run code there."""
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environ["RAY_AUTH_MODE"] = "disabled"
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE, address], env=environ, capture_output=True, timeout=_PROBE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return probe.returncode == 0
+
+
+def refuse_open(address: str) -> None:
+    """Raise `EngineUnavailableError` for a cluster that demands no token."""
+    if is_open(address):
+        raise EngineUnavailableError(
+            f"the Ray at {address} is open: anyone who reaches it can run code there",
+            help="Start it with RAY_AUTH_MODE=token, or accept the risk with --allow-open-ray.",
+        )
+
+
+def refuse_many_nodes(nodes: int, values_url: str, environ: Mapping[str, str]) -> None:
+    """More than one node needs stores that all of them reach. Raises `EngineUnavailableError` naming what lacks."""
+    if nodes <= 1:
+        return
+    missing = []
+    if not environ.get("DATABASE_URL", "").startswith("postgres"):
+        missing.append("DATABASE_URL of a PostgreSQL server")
+    if values_url.startswith("file:") and not environ.get("FLOWMASON_VALUES_URL"):
+        missing.append("FLOWMASON_VALUES_URL of a store that every node reaches")
+    if missing:
+        raise EngineUnavailableError(
+            f"the cluster has {nodes} nodes, and this run keeps its state on one of them",
+            help=f"Set {' and '.join(missing)}.",
+        )
+
+
+def versions() -> dict[str, str]:
+    """What has to agree between the driver and the workers."""
+    major, minor, _ = platform.python_version_tuple()
+    return {"python": f"{major}.{minor}", "flowmason": version("flowmason")}
+
+
+async def check_versions(address: str) -> None:
+    """Run one task that tells what the workers run. Raises `EngineUnavailableError` where it does not fit."""
+    import ray
+
+    task: Any = ray.remote(num_cpus=1, max_retries=0)(versions)
+    try:
+        theirs = await asyncio.wait_for(task.options(name="flowmason/versions").remote(), _VERSIONS_S)
+    except TimeoutError as error:
+        raise EngineUnavailableError(
+            f"the cluster at {address} started no worker within {_VERSIONS_S:g} s", help="Is a CPU free there?"
+        ) from error
+    except ray.exceptions.RayError as error:
+        raise EngineUnavailableError(
+            f"the workers at {address} cannot run FlowMason: {str(error).strip().splitlines()[-1]}",
+            help=f"Install flowmason=={versions()['flowmason']} where the workers run.",
+        ) from error
+    for name, here in versions().items():
+        if theirs.get(name) != here:
+            raise EngineUnavailableError(
+                f"the workers at {address} run {name} {theirs.get(name)}, here it is {here}",
+                help="Both sides need the same versions.",
+            )
