@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -35,6 +36,21 @@ class PostgresServer:
     def stop(self, mode: str = "immediate") -> None:
         """End it; `immediate` is as sudden as SIGKILL for those connected."""
         self._run("pg_ctl", "-D", str(self._data), "-m", mode, "-w", "stop")
+
+    def kill(self) -> None:
+        """SIGKILL to the postmaster; those who serve connections notice, and go, by themselves."""
+        os.kill(int((self._data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+
+    def start_again(self) -> None:
+        """Start after `kill`, as soon as what the killed server left behind is gone: its zombie, its shared memory."""
+        deadline = time.monotonic() + 30.0
+        while True:
+            try:
+                return self.start()
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.3)
 
     def url(self, name: str = "postgres") -> str:
         return f"postgresql://postgres@127.0.0.1:{self._port}/{name}"
