@@ -90,7 +90,7 @@ class SimWorker(Worker):
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.values = world.values  # type: ignore[assignment]
+        self.values = world.values
         self.name = "sim"
         self.masker = Masker()
         self.mocks = None

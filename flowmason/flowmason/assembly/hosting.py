@@ -13,8 +13,7 @@ from typing import Any
 
 from flowmason.assembly.engine import Stores, host_name, pid_alive, unavailable
 from flowmason.assembly.picture import RunPicture, is_subpipeline
-from flowmason.conductor import Conductor, Feed, new_run
-from flowmason.conductor.conductor import Resolve, no_pipelines
+from flowmason.conductor import Conductor, Feed, Resolve, new_run, no_pipelines
 from flowmason.conductor.loading import load_plan
 from flowmason.errors import Code, FlowMasonError, JournalError, UsageError
 from flowmason.event import Recorded, RunCancelling, RunSubmitted, StageExpanded, StageFinished
