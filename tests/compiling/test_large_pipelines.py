@@ -62,10 +62,10 @@ def test_a_ring_is_always_found_and_shown(stages: list[dict[str, Any]], data: st
 
 def timed(stages: list[dict[str, Any]]) -> float:
     pipeline = read({"stages": stages})
-    start = time.perf_counter()
+    start = time.process_time()
     plan = compile_pipeline(pipeline, BY_NAME)
     assert plan.id
-    took = time.perf_counter() - start
+    took = time.process_time() - start
     assert len(plan.stages) == len(stages)
     return took
 

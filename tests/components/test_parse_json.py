@@ -40,10 +40,10 @@ def test_an_answer_without_json_is_a_bad_answer(text: str) -> None:
 
 
 def test_a_hostile_answer_does_not_take_long() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(StageError):
         parse_json("[{" * 200_000 + "```" * 50_000)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 json_values = st.recursive(

@@ -53,38 +53,38 @@ def test_bombs_are_answered_in_under_a_second(name: str) -> None:
     format, make, reason = BOMBS[name]
     text = make()
     gc.collect()
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(RefusedError, match=reason):
         parse_document(text, format=format)  # type: ignore[arg-type]
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_too_many_stages_are_refused_before_any_is_read() -> None:
     stages = [{"id": f"s{n}", "component": "logger"} for n in range(20_001)]
     text = json.dumps({"name": "bomb", "stages": stages})
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(RefusedError, match="more than 20,000 stages"):
         parse_pipeline_text(text)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("stage", [{"confg": {}}, {"timeout_ms": "1"}, {"x" * 5_000: 1}])
 def test_twenty_thousand_wrong_stages_are_answered_in_under_a_second(stage: dict[str, object]) -> None:
     value = big_pipeline(**stage)
-    started = time.perf_counter()
+    started = time.process_time()
     faults: list[object] = []
     assert parse_pipeline(value, faults) is None  # type: ignore[arg-type]
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert len(faults) == 201
     assert "more than 200" in str(faults[-1])
 
 
 def test_a_schema_of_many_patterns_is_answered_in_under_a_second() -> None:
     value = {"name": "x", "input_schema": {"allOf": [{"pattern": "(a|b)" * 300 + str(n)} for n in range(5_000)]}}
-    started = time.perf_counter()
+    started = time.process_time()
     faults: list[object] = []
     assert parse_pipeline(value, faults) is None  # type: ignore[arg-type]
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert "patterns" in str(faults)
 
 
@@ -100,7 +100,7 @@ def test_ten_thousand_stages_are_read_in_under_a_second() -> None:
         for n in range(10_000)
     ]
     text = json.dumps({"name": "long", "stages": stages}, indent=1)
-    started = time.perf_counter()
+    started = time.process_time()
     pipeline, _ = parse_pipeline_text(text)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert len(pipeline.stages) == 10_000

@@ -257,10 +257,10 @@ BOMBS: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("source", "roots"), BOMBS, ids=[source[:40] for source, _ in BOMBS])
 def test_bombs_end_quickly_in_an_error(source: str, roots: dict[str, Any]) -> None:
     tree = parse_expression(source, NAMES)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ExpressionError):
         evaluate(tree, roots)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_a_template_may_not_make_a_huge_text_either() -> None:
@@ -307,13 +307,13 @@ def test_a_value_that_contains_itself_is_an_error() -> None:
     ids=lambda source: source[:10],
 )
 def test_sources_made_to_hurt_are_refused_quickly(source: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for parse in (parse_expression, parse_condition):
         with pytest.raises(ExpressionError):
             parse(source, NAMES)
     with pytest.raises(ExpressionError):
         parse_template("{{" + source + "}}", NAMES)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_long_flat_expressions_are_fine() -> None:

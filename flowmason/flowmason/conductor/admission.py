@@ -101,6 +101,7 @@ class Admission:
             "pipeline_version": plan.version,
             "run_id": child,
             "status": "queued",
+            "input_data": given,
             "result": None,
             "execution_time_ms": None,
             "error": None,

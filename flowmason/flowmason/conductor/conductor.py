@@ -96,6 +96,7 @@ class Conductor:
         self._seen: dict[ConductorId, tuple[int, float]] = {}
         self._beside: dict[RunId, tuple[RunRow, list[LogLine], list[Delta]]] = {}
         self._storing: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -138,6 +139,7 @@ class Conductor:
         if tasks:
             await asyncio.wait(tasks, timeout=15.0)
         if self._storing is not None:
+            self._hurry.set()
             await asyncio.wait([self._storing], timeout=5.0)
         with contextlib.suppress(JournalError):
             await self._store_beside()
@@ -279,12 +281,14 @@ class Conductor:
                 self._storing = asyncio.get_running_loop().create_task(self._store_later())
 
     async def _store_later(self) -> None:
-        await asyncio.sleep(SIDE_S)
+        while self._beside:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), SIDE_S)
+            try:
+                await self._store_beside()
+            except JournalError as error:
+                log.warning("log lines were not stored: %s", error)
         self._storing = None
-        try:
-            await self._store_beside()
-        except JournalError as error:
-            log.warning("log lines were not stored: %s", error)
 
     async def _store_beside(self) -> None:
         waiting, self._beside = self._beside, {}
