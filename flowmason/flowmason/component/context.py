@@ -222,6 +222,17 @@ class Context(Protocol):
 
     @property
     def trace_id(self) -> str: ...
+    def read_blob(self, reference: Mapping[str, Any]) -> bytes:
+        """The bytes of a blob: `{"$blob": digest, …}`, as `--set doc=@file.pdf` or `make_blob` made it.
+
+        Raises `StageError` (`INVALID_INPUT`) for anything else, `FlowMasonError` (`VALUE_MISSING`) where it is gone.
+        """
+        ...
+
+    def make_blob(self, data: bytes, type: str = "application/octet-stream") -> dict[str, Any]:
+        """Store bytes and return the reference to put into an output: `{"$blob": digest, "type": …, "size": n}`."""
+        ...
+
     @property
     def cancel_token(self) -> CancelToken: ...
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowmason.component import ComponentContextError
-from flowmason.errors import Code
+from flowmason.errors import Code, StageError
 from flowmason.ids import StagePath, idempotency_key
 from flowmason.policy import Effect
 from flowmason.report import LogLine, Progress
@@ -98,6 +98,19 @@ class StageContext:
                     found[name] = output["value"]
                     break
         return found
+
+    def read_blob(self, reference: Mapping[str, Any]) -> bytes:
+        digest = reference.get("$blob") if isinstance(reference, Mapping) else None
+        if not isinstance(digest, str):
+            raise StageError(
+                'read_blob needs a reference such as {"$blob": "sha256:…"}',
+                code=Code.INVALID_INPUT,
+                help="A file becomes one by fm run --set name=@path.",
+            )
+        return self._run.data.read_blob(digest)
+
+    def make_blob(self, data: bytes, type: str = "application/octet-stream") -> dict[str, Any]:
+        return self._run.data.make_blob(bytes(data), type)
 
     @property
     def environment(self) -> Mapping[str, str]:

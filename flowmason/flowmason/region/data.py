@@ -6,7 +6,7 @@ from typing import Any
 
 from flowmason import control, value
 from flowmason.errors import Code, FlowMasonError, StageError
-from flowmason.ids import OrgId, sha256
+from flowmason.ids import Digest, OrgId, sha256
 from flowmason.policy import INLINE_LIMIT
 from flowmason.value import Concat, Inline, Picked, Record, Sequence, Stored, Value
 from flowmason.values import ValueStore
@@ -54,6 +54,16 @@ class Data:
         digest = sha256(encoded)
         self._store.put(self._org_id, digest, encoded)
         return Stored(digest, len(encoded))
+
+    def read_blob(self, digest: str) -> bytes:
+        """The bytes of a blob. Raises `FlowMasonError` (`VALUE_MISSING`)."""
+        return self._store.get(self._org_id, Digest(digest))
+
+    def make_blob(self, data: bytes, type_: str) -> dict[str, Any]:
+        """Store bytes as they are, whatever their size."""
+        digest = sha256(data)
+        self._store.put(self._org_id, digest, data)
+        return {"$blob": digest, "type": type_, "size": len(data)}
 
     def keep_list(self, parts: list[bytes]) -> Value:
         """A list whose items are msgpack already."""
