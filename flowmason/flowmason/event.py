@@ -214,7 +214,8 @@ class ItemsFinished(_Event, frozen=True, tag="items.finished"):
     start: int
     count: int
     columns: dict[str, Value] = {}
-    """Stage id → a list with one output per item (`{"$error": …}` from the stage that failed on)."""
+    """Stage id → a list with one output per item. Of a failed item: `{"$error": …}` from the stage that failed on,
+    and in the last stage's place."""
     failures: dict[int, Failure] = {}
     """Failed items by position, where `break_on_error` is false."""
     started_at: int = 0

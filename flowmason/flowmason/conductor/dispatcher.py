@@ -90,7 +90,6 @@ class Dispatcher:
     def dispatch(self, room: Room, now: int, clock: float) -> Dispatched:
         """Plan the next flights. `now` in ms, `clock` in loop seconds."""
         done = Dispatched()
-        room = self._limited(room)
         cheap: list[StageState] = []
         for path, stage in list(self.ready.items()):
             if not stage.ready:
@@ -110,13 +109,10 @@ class Dispatcher:
         """The earliest `not_before` (ms) of what waits for its time; None where nothing does."""
         return min((stage.not_before for stage in self.ready.values() if stage.not_before), default=None)
 
-    def _limited(self, room: Room) -> Room:
+    def _left(self) -> int | None:
+        """How many more stages `max_concurrency` allows at once; None: it does not limit them."""
         limit = self._state.plan.max_concurrency or self._state.options.get("max_concurrency")
-        if not limit:
-            return room
-        used = sum(flight.region.slots for flight in self._flights.by_id.values())
-        left = max(0, int(limit) - used)
-        return Room(min(room.tasks, left), min(room.hosts, left))
+        return max(0, int(limit) - self._flights.slots) if limit else None
 
     def _one(self, stage: StageState, room: Room, clock: float, done: Dispatched) -> None:
         where = placement(stage)
@@ -128,6 +124,8 @@ class Dispatcher:
                 stage=format_path(stage.path),
             )
             done.events.append(ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=failure))
+            return
+        if self._left() == 0:
             return
         if where is Placement.HOST:
             if room.hosts < 1:
@@ -149,21 +147,15 @@ class Dispatcher:
             done.pure.append(flight)
 
     def _share(self, cheap: list[StageState], room: Room, clock: float, done: Dispatched) -> None:
-        workers = room.tasks
-        taken = set(self._flights.held)
+        left = self._left()
+        workers = room.tasks if left is None else min(room.tasks, left)
+        if workers < 1:
+            return
+        slots = REGION_SLOTS if left is None else min(REGION_SLOTS, left // workers)
         size = 1 if self.lone else self.size
-        slots = self._slots(workers)
-        for load in share(cheap, workers, size, taken) if slots else []:
+        for load in share(cheap, workers, size, set(self._flights.held)):
             room.tasks -= 1
             done.pure.append(self._flight(load, Placement.TASK, clock, slots=slots))
-
-    def _slots(self, regions: int) -> int:
-        limit = self._state.plan.max_concurrency or self._state.options.get("max_concurrency")
-        if not limit:
-            return REGION_SLOTS
-        used = sum(flight.region.slots for flight in self._flights.by_id.values())
-        left = int(limit) - used
-        return max(1, left // max(1, regions)) if left > 0 else 0
 
     def _items(self, owner: StageState, room: Room, clock: float, done: Dispatched) -> None:
         body = owner.body
@@ -171,24 +163,25 @@ class Dispatcher:
             return
         if owner.scope.doomed is not None or self._flights.covers(owner):
             return
-        active = self._flights.count(owner)
-        allowed = min(room.tasks, body.width - active) if body.parallel else min(room.tasks, 1 - active)
-        if allowed < 1:
+        left = self._left()
+        free = body.width - self._flights.items_under_way(owner)
+        free = free if left is None else min(free, left)
+        if min(room.tasks, free) < 1:
             return
         waiting = self._flights.waiting(owner)
         total = sum(stop - start for start, stop in waiting)
         if not total:
             return
-        regions = min(allowed, total)
+        regions = min(room.tasks, free, total)
         most = self._flights.narrow.get(owner.path, total)
-        slots = max(1, body.width // (active + regions)) if body.parallel else 1
-        for _ in range(regions):
+        for number in range(regions):
             count = min(-(-total // regions), most)
             taken, waiting = take(waiting, count)
             if not taken:
                 return
             room.tasks -= 1
             load = Load(items=[(owner, tuple(taken))])
+            slots = free // regions + (number < free % regions)
             done.pure.append(self._flight(load, Placement.TASK, clock, slots=min(slots, REGION_SLOTS)))
 
     def _flight(

@@ -124,9 +124,25 @@ class Flights:
                         return True
         return False
 
-    def count(self, owner: StageState) -> int:
-        """How many regions run items of a foreach."""
-        return sum(any(other is owner for other, _ in flight.load.items) for flight in self.by_id.values())
+    @property
+    def slots(self) -> int:
+        """How many stages all of them may run at once."""
+        return sum(len(each.running) if each.released else each.region.slots for each in self.by_id.values())
+
+    def items_under_way(self, owner: StageState) -> int:
+        """How many items of a foreach may be running now, whoever runs them."""
+        body = owner.body
+        assert isinstance(body, ForeachState)
+        count, spans = 0, []
+        for flight in self.by_id.values():
+            if not flight.released:
+                own = [span for other, ranges in flight.load.items if other is owner for span in ranges]
+                count += min(flight.region.slots, sum(body.done.count(0, start, stop) for start, stop in own))
+                spans += own
+        # Items that a region left half done, and those that released regions are still at.
+        rest = {index for index, scope in body.open.items() if not scope.closed}
+        rest.update(index for index in self.busy.get(owner.path, ()) if not body.done[index])
+        return count + sum(not any(start <= index < stop for start, stop in spans) for index in rest)
 
     def waiting(self, owner: StageState) -> Ranges:
         """Items of a foreach that have not ended and that no flight runs."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from flowmason.region.run import RegionRun
 
 _COLLECT_S = 0.01
-_NIL = b"\xc0"
 
 
 class ItemLoop:
@@ -81,7 +80,7 @@ class ItemLoop:
         finally:
             self._active -= 1
             self._run.under_way(path, False)
-        if self._run.worker.monotonic() - self._collected > _COLLECT_S or self.finished:
+        if self._run.over or self._run.worker.monotonic() - self._collected > _COLLECT_S or self.finished:
             self.collect()
 
     async def _item(self, index: int) -> None:
@@ -138,8 +137,9 @@ class ItemLoop:
             run.propose(event)
             return
         error = value.encode({"$error": msgspec.to_builtins(event.failure)})
-        row = [*encoded, *([_NIL] * (len(self._body.scope.stages) - len(encoded)))]
-        row[[stage.id for stage in self._body.scope.stages].index(self._body.scope.last or StageId(""))] = error
+        stages = self._body.scope.stages
+        row = [*encoded, *([error] * (len(stages) - len(encoded)))]
+        row[[stage.id for stage in stages].index(self._body.scope.last or StageId(""))] = error
         self._finished[index] = (row, event.failure)
 
     def collect(self) -> None:

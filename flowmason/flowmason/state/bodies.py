@@ -27,6 +27,8 @@ from flowmason.state.tree import (
 )
 from flowmason.value import Value
 
+FINE = frozenset({Status.COMPLETED, Status.SKIPPED})
+
 
 class Bodies:
     """The part of `RunState` that keeps the tree of scopes."""
@@ -150,7 +152,7 @@ class Bodies:
         stage.status = status
         stage.scope.open -= 1
         self.settled.pop(stage.path, None)
-        if status in (Status.COMPLETED, Status.SKIPPED):
+        if status in FINE:
             siblings = stage.scope.stages
             for name in stage.scope.scope.dependents[stage.stage.id]:
                 dependent = siblings.get(name)
@@ -236,6 +238,9 @@ class Bodies:
         if outcome.kind == "failed":
             assert outcome.failure is not None
             result: Value = error_value(outcome.failure)
+            # It stands for everything that the item did not get to, and for its result.
+            unmade = (name for name, stage in scope.stages.items() if stage.status not in FINE)
+            outputs.update(dict.fromkeys((*unmade, scope.scope.last or StageId("")), result))
         elif outcome.kind == "returned":
             result = outcome.value or value.NULL
         else:
