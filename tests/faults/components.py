@@ -6,6 +6,7 @@ SOURCE = '''
 import asyncio
 import json
 import os
+import signal
 import time
 from typing import Any
 
@@ -56,6 +57,15 @@ class Step:
 
     async def execute(self, input, context):
         return await work(input, context)
+
+
+@operator(name="killer", category="test", description="Kills its worker.", timeout_seconds=120)
+class Killer:
+    Input, Output = Given, Made
+
+    async def execute(self, input, context):
+        note("begin", context)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @operator(name="deliver", category="test", description="An effect that may be repeated.", effect="idempotent",

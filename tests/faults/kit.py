@@ -89,13 +89,24 @@ class Fm:
 
 
 class Project:
-    """A project in a folder of its own, with an executor and a journal to run on."""
+    """A project in a folder of its own, with an executor and a journal to run on.
+
+    `database` is a URL (None: SQLite), `state` the folder for journal and values, `cluster` the FLOWMASON_HOME of a
+    warm Ray cluster that other projects use, too.
+    """
 
     def __init__(
-        self, root: Path, *, on: str = "local", database: str | None = None, state: Path | None = None
+        self,
+        root: Path,
+        *,
+        on: str = "local",
+        database: str | None = None,
+        state: Path | None = None,
+        cluster: Path | None = None,
     ) -> None:
         self.root = root / "project"
-        self.home = root / "home"
+        self.home = cluster or root / "home"
+        self._alone = cluster is None
         self.logs = root / "logs"
         self.on = on
         self.database = database
@@ -163,7 +174,8 @@ class Project:
 
     def close(self) -> None:
         """End whatever of ours still lives."""
-        for pid in self.processes():
+        mine = [started.pid for started in self._started if started.process.poll() is None]
+        for pid in self.processes() if self._alone else mine:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
