@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+
 from fm_project import Fm, Project
+
+pytestmark = pytest.mark.wheel
 
 
 def test_a_new_project_validates_and_runs_as_it_stands(

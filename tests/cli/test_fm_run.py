@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fm_project import ORDERS, Fm, Project, nap_chain
+
+pytestmark = pytest.mark.wheel
 
 TOP = ["run_id", "pipeline", "version", "status", "output", "error", "stages", "usage", "executor"]
 STAGE = {"status", "attempts", "started_at", "finished_at", "duration_ms", "output"}

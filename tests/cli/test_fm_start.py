@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import pytest
+
 from fm_project import Fm, Project
+
+pytestmark = pytest.mark.wheel
 
 COMMANDS = (
     "run",

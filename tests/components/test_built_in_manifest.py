@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import flowmason
 from flowmason.registry import find_components, load_component
 from flowmason.registry.write_manifest import module_manifest_text
+
+pytestmark = pytest.mark.wheel
 
 MANIFEST = Path(flowmason.__file__).parent / "lab" / "manifest.json"
 NAMES = {

@@ -12,6 +12,8 @@ from flowmason.pipeline import parse_pipeline, pipeline_json_schema
 from flowmason.pipeline.json_schema import schema_text
 from flowmason.pipeline.schemas import check_schema
 
+pytestmark = pytest.mark.wheel
+
 
 def faults_of(value: Any) -> list[Fault]:
     faults: list[Fault] = []

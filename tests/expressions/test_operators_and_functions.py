@@ -7,6 +7,8 @@ import pytest
 from flowmason.errors import ExpressionError
 from flowmason.expressions import FUNCTION_ARITY, Names, evaluate, parse_expression
 
+pytestmark = pytest.mark.wheel
+
 NAMES = Names(variables=frozenset({"x", "y"}))
 
 

@@ -18,6 +18,8 @@ from flowmason.lab.operators.logger import Logger
 from flowmason.lab.operators.loop import Loop
 from flowmason.lab.operators.variable_set import VariableSet
 
+pytestmark = pytest.mark.wheel
+
 Run = Callable[..., Any]
 ORDER = {"id": 7, "lines": [{"sku": "a", "n": 2}, {"sku": "b", "n": 1}], "to": {"name": "Ada", "zip": None}}
 

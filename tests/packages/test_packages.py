@@ -18,6 +18,8 @@ from flowmason.errors import Code, FlowMasonError, RefusedError, StageError, Usa
 from flowmason.package import inspect, install, installed, pack, uninstall
 from flowmason.registry import find_components, load_component
 
+pytestmark = pytest.mark.wheel
+
 SHOUT = """
 from flowmason import OperatorInput, OperatorOutput, operator
 from components._words import louder

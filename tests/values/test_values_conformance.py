@@ -19,6 +19,8 @@ from flowmason.ids import LOCAL_ORG, Digest, OrgId, sha256
 from flowmason.values import ValueStore
 from flowmason.values_fs import open_values
 
+pytestmark = pytest.mark.wheel
+
 DATA = b"some bytes" * 10_000
 DIGEST = sha256(DATA)
 
