@@ -57,13 +57,20 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     crashed = asyncio.Event()
     budget = rng.choice((0, 0, 1, 2, 3)) if trouble else 0
     crashes = 0
+    partition = False
+    """The conductor is only taken for dead: it goes on beside the one that adopts its run."""
+    left_behind: list[asyncio.Task[None]] = []
 
     def maybe(name: str, argument: Any) -> None:
         nonlocal budget, crashes
-        if isinstance(argument, Append) and budget > 0 and rng.random() < 0.15:
-            budget -= 1
-            crashes += 1
-            crashed.set()
+        nonlocal partition
+        if not isinstance(argument, Append) or budget == 0 or rng.random() >= 0.15 or crashed.is_set():
+            return
+        budget -= 1
+        crashes += 1
+        crashed.set()
+        partition = rng.random() < 0.3
+        if not partition:
             raise Crash
 
     journal = MemoryJournal(before_commit=maybe, after_commit=maybe)
@@ -112,12 +119,16 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
             continue
         fell.cancel()
         ended.cancel()
-        await _kill(alive, conductor)
-        world.conductor_died()
+        if partition:
+            left_behind.append(alive)
+        else:
+            await _kill(alive, conductor)
+            world.conductor_died()
         for other, (beat, _, _) in (await journal.beats()).items():
             await journal.bury(other, beat)
-    if commands is not None:
-        commands.cancel()
+    if left_behind:
+        await asyncio.wait(left_behind, timeout=600)
+        assert all(task.done() for task in left_behind), "a conductor that was declared dead went on for ever"
     row = await journal.row(run_id)
     assert row is not None
     events = await journal.read(run_id)

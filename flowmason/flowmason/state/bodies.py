@@ -333,6 +333,8 @@ class Bodies:
                     for inner in scopes_of(stage.body):
                         self._wake(inner)
         self.fresh.extend(stage for stage in scope.stages.values() if stage.ready)
+        # Everything in it may have ended while it was doomed.
+        self.check(scope)
 
 
 def error_value(failure: Failure) -> Value:
