@@ -159,7 +159,7 @@ class Lab:
     """The project on disk, and what is made of it."""
 
     def __init__(self, root: Path, preface: str = "") -> None:
-        (root / "components").mkdir(parents=True)
+        (root / "components").mkdir(parents=True, exist_ok=True)
         (root / "components" / "trouble.py").write_text(preface + COMPONENTS)
         (root / "flowmason.json").write_text('{"name": "ray-tests", "version": "1.0.0"}')
         self.root = root

@@ -75,7 +75,7 @@ def _details(state: warm.ClusterState) -> None:
     if state.dashboard:
         _say(f"  dashboard  {state.dashboard} (asks for the token)")
     _say(f"  token      {state.token_path}")
-    _say(f"  processes  {', '.join(map(str, state.pids))}")
+    _say(f"  process    {state.pids[0]}, and those it supervises")
 
 
 def _print(document: dict[str, Any]) -> None:

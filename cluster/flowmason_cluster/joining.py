@@ -9,13 +9,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from importlib.metadata import version
 from typing import Any
 
 from flowmason.errors import EngineUnavailableError
+from flowmason_cluster import tokens
 
 _REACH_S = 5.0
-_PROBE_S = 20.0
+_PROBE_S = 10.0
 _VERSIONS_S = 90.0
 
 
@@ -50,30 +53,67 @@ def resolve(address: str) -> str:
 _PROBE = """
 import sys
 from ray._raylet import GcsClient
-GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, 5)
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, 5)
+except AuthenticationError:
+    sys.exit(3)
 """
 
 
-def is_open(address: str) -> bool:
-    """Ask the cluster something without a token: whoever is answered may run code there."""
+class Answer(Enum):
+    """What a cluster says to somebody who asks it something."""
+
+    YES = 0
+    NO = 3
+    NOTHING = 1
+
+
+def ask(address: str, variables: Mapping[str, str]) -> Answer:
+    """Ask the GCS something in a process with these variables: Ray has one token per process."""
     environ = {name: text for name, text in os.environ.items() if not name.startswith("RAY_AUTH")}
-    environ["RAY_AUTH_MODE"] = "disabled"
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE, address], env=environ, capture_output=True, timeout=_PROBE_S, check=False
+            [sys.executable, "-c", _PROBE, address],
+            env={**environ, **variables},
+            capture_output=True,
+            timeout=_PROBE_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        return False
-    return probe.returncode == 0
+        return Answer.NOTHING
+    return Answer(probe.returncode) if probe.returncode in (0, 3) else Answer.NOTHING
 
 
-def refuse_open(address: str) -> None:
-    """Raise `EngineUnavailableError` for a cluster that demands no token."""
-    if is_open(address):
+def way_in(address: str, *, allow_open: bool) -> dict[str, str]:
+    """The variables with which a cluster takes us. Raises `EngineUnavailableError`."""
+    token = tokens.theirs(os.environ)
+    named = {name: os.environ[name] for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if name in os.environ}
+    with ThreadPoolExecutor(2) as both:
+        without, with_token = both.map(lambda variables: ask(address, variables), (tokens.OPEN, {**named, **token}))
+    if without is Answer.YES:
+        # Whoever is answered without a token may run code there.
+        if allow_open:
+            return dict(tokens.OPEN)
+        raise open_cluster(address)
+    if with_token is Answer.NO:
         raise EngineUnavailableError(
-            f"the Ray at {address} is open: anyone who reaches it can run code there",
-            help="Start it with RAY_AUTH_MODE=token, or accept the risk with --allow-open-ray.",
+            f"the Ray at {address} does not accept our token",
+            help="Set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to its token.",
         )
+    if with_token is Answer.NOTHING:
+        raise EngineUnavailableError(
+            f"what answers at {address} is no Ray that we can use", help="Give the address of the GCS: host:6379."
+        )
+    return token
+
+
+def open_cluster(address: str) -> EngineUnavailableError:
+    """The refusal of a cluster that demands no token."""
+    return EngineUnavailableError(
+        f"the Ray at {address} is open: anyone who reaches it can run code there",
+        help="Start it with RAY_AUTH_MODE=token, or accept the risk with --allow-open-ray.",
+    )
 
 
 def refuse_many_nodes(nodes: int, values_url: str, environ: Mapping[str, str]) -> None:

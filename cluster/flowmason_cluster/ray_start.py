@@ -82,10 +82,8 @@ def _connect(address: str | None, allow_open: bool, num_cpus: int | None) -> Clu
         _init(known.address)
         return Cluster("warm", known.address, own=True)
     assert address is not None
-    tokens.apply(tokens.theirs(os.environ, allow_open=allow_open), own=False)
     target = joining.resolve(address)
-    if not allow_open:
-        joining.refuse_open(target)
+    tokens.apply(joining.way_in(target, allow_open=allow_open), own=False)
     _init(target)
     return Cluster("joined", target, own=False)
 
@@ -135,6 +133,9 @@ def _init(address: str, **options: Any) -> None:
             help="Is it running, and is RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) its token? "
             "To run without Ray: --on local.",
         ) from error
+    # Ray prints the deaths of workers on stdout, which belongs to the output of runs; the engine tells of them itself.
+    worker: Any = ray._private.worker
+    worker._worker_logs_enabled = False
 
 
 def _gcs() -> str:

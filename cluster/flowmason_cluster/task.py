@@ -105,16 +105,13 @@ def run_region(launch: bytes, encoded: bytes, submitted_at: float) -> Iterator[b
         while not ended:
             try:
                 while not ended:
-                    try:
-                        # Ray interrupts this thread to cancel it; a wait without end would not notice.
-                        report = reports.get(timeout=0.1)
-                    except queue.Empty:
-                        if silent_until is None or time.monotonic() < silent_until:
-                            continue
+                    report = _next(reports)
+                    if report is None and silent_until is not None and time.monotonic() >= silent_until:
                         report = _begun(region.id)
-                    silent_until = None
-                    ended = report.ended is not None
-                    yield _encoder.encode(report)
+                    if report is not None:
+                        silent_until = None
+                        ended = report.ended is not None
+                        yield _encoder.encode(report)
             except KeyboardInterrupt:
                 # What has finished is still brought home, in the region's last report.
                 running.cancel()
@@ -125,6 +122,14 @@ def run_region(launch: bytes, encoded: bytes, submitted_at: float) -> Iterator[b
             running.cancel()
             if not running.over.wait(LEAVE_S):
                 os._exit(JAMMED_EXIT)
+
+
+def _next(reports: queue.SimpleQueue[Report]) -> Report | None:
+    """The next report, if it comes soon: Ray interrupts this thread to cancel it, and a long wait would not notice."""
+    try:
+        return reports.get(timeout=0.1)
+    except queue.Empty:
+        return None
 
 
 def _begun(region_id: str) -> Report:

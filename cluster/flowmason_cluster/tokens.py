@@ -20,6 +20,9 @@ _QUIET = {
 }
 """No word to anybody outside, and no grandchild left behind."""
 
+OPEN = {"RAY_AUTH_MODE": "disabled"}
+"""For an open Ray that the caller accepts: a driver that demands tokens would not hear its workers."""
+
 
 def token_path(environ: Mapping[str, str]) -> Path:
     """Our token file in FLOWMASON_HOME; made on first use, readable by its owner alone."""
@@ -42,15 +45,18 @@ def token_path(environ: Mapping[str, str]) -> Path:
 
 def ours(environ: Mapping[str, str]) -> dict[str, str]:
     """Variables for a Ray that we start, and for whoever talks to it."""
-    return {**_quiet(environ), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_path(environ))}
+    return {
+        # Nobody is served from here who would have to be moved first: asked to end, it ends.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        **_quiet(environ),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path(environ)),
+    }
 
 
-def theirs(environ: Mapping[str, str], *, allow_open: bool) -> dict[str, str]:
+def theirs(environ: Mapping[str, str]) -> dict[str, str]:
     """Variables for joining somebody else's Ray: the token that the environment names, else Ray's own, else ours."""
-    found = _quiet(environ)
-    if allow_open and environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
-        return found
-    found["RAY_AUTH_MODE"] = "token"
+    found = {**_quiet(environ), "RAY_AUTH_MODE": "token"}
     if "RAY_AUTH_TOKEN" not in environ and "RAY_AUTH_TOKEN_PATH" not in environ:
         default = Path.home() / ".ray" / "auth_token"
         found["RAY_AUTH_TOKEN_PATH"] = str(default if default.exists() else token_path(environ))

@@ -81,7 +81,11 @@ def up(*, num_cpus: int | None = None, dashboard: bool = True) -> tuple[ClusterS
     log = home / "logs" / "cluster.log"
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}"]
-    command += ["--disable-usage-stats", f"--include-dashboard={'true' if dashboard else 'false'}"]
+    command += [
+        f"--ray-client-server-port={_free_port()}",
+        "--disable-usage-stats",
+        f"--include-dashboard={'true' if dashboard else 'false'}",
+    ]
     if dashboard:
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={panel}"]
     if num_cpus is not None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
 from flowmason_cluster import ray_start
 from flowmason_cluster.executor import RayExecutor
 from ray_kit import Lab

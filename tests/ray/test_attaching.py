@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+
 from flowmason.errors import Code
 from flowmason.policy import Placement
 from flowmason.report import Ended, Region, Report

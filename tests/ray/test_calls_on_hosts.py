@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from flowmason.errors import Code
 from flowmason.policy import Placement
 from flowmason.report import Ended, Region, Report

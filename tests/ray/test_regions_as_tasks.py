@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from flowmason.errors import Code
 from flowmason.policy import Placement, Resources
-from flowmason.report import Ended, Report
+from flowmason.report import Ended, Region, Report
 from flowmason_cluster.executor import RayExecutor
 from ray_kit import Lab, again, chain, outputs, region, run, stage
 
@@ -57,7 +58,9 @@ async def test_the_death_of_a_worker_is_a_report(lab: Lab, ray_executor: RayExec
 
 async def test_what_was_reported_before_a_death_is_kept(lab: Lab, ray_executor: RayExecutor) -> None:
     plan = lab.plan(
-        stage("first", "echo", value=7), stage("later", "wait", seconds=0.3, after=["first"]), stage("fatal", "die", after=["later"])
+        stage("first", "echo", value=7),
+        stage("later", "wait", seconds=0.3, after=["first"]),
+        stage("fatal", "die", after=["later"]),
     )
     reports = await run(ray_executor, region(plan))
     assert outputs(reports)["first"]["value"] == 7
@@ -91,7 +94,9 @@ async def test_a_region_that_waits_for_a_cpu_can_be_cancelled(lab: Lab, ray_exec
     busy = region(lab.plan(stage("busy", "wait", seconds=60)))
     first = [asyncio.create_task(run(ray_executor, again(busy, id=f"busy-{n}"))) for n in range(2)]
     await asyncio.sleep(0.5)
-    reports, took = await _cancelled(ray_executor, region(lab.plan(stage("later", "echo"))), grace_s=5.0)
+    reports, took = await _cancelled(
+        ray_executor, region(lab.plan(stage("later", "echo"))), grace_s=5.0, waits_for_cpu=True
+    )
     assert reports[-1].ended is Ended.CANCELLED and took < 2.0
     for n in range(2):
         await ray_executor.cancel(f"busy-{n}", grace_s=5.0)
@@ -157,13 +162,25 @@ async def test_variables_for_drivers_do_not_reach_components(
     await executor.close()
 
 
-async def _cancelled(executor: RayExecutor, wanted: object, *, grace_s: float) -> tuple[list[Report], float]:
+async def _cancelled(
+    executor: RayExecutor, wanted: Region, *, grace_s: float, waits_for_cpu: bool = False
+) -> tuple[list[Report], float]:
     """Cancel a region once it is under way; its reports, and how long it took from the cancel to its end."""
-    task = asyncio.create_task(run(executor, wanted))  # type: ignore[arg-type]
-    await asyncio.sleep(1.4)
-    begun = time.monotonic()
-    await executor.cancel(wanted.id, grace_s=grace_s)  # type: ignore[attr-defined]
-    return await task, time.monotonic() - begun
+    reports: list[Report] = []
+
+    async def collect() -> None:
+        async for report in executor.submit(wanted):
+            reports.append(report)
+
+    async with asyncio.timeout(30):
+        task = asyncio.create_task(collect())
+        while waits_for_cpu is False and not any(report.worker for report in reports):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.3)
+        begun = time.monotonic()
+        await executor.cancel(wanted.id, grace_s=grace_s)
+        await task
+        return reports, time.monotonic() - begun
 
 
 def test_the_token_is_for_its_owner_alone(home: Path, cluster: object) -> None:
