@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from fm_project import COMPONENTS, ORDERS, Answer, Fm, Project
 from typer.testing import CliRunner
+
+from fm_project import COMPONENTS, ORDERS, Answer, Fm, Project
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fm_project import Fm, Project, nap_chain
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from fm_project import ORDERS, Project
 from rich.console import Console
 
 from flowmason import event as ev
@@ -21,6 +20,7 @@ from flowmason.report import Delta, LogLine, Progress, Report
 from flowmason.state import Status
 from flowmason.usage import Usage
 from flowmason.value import inline
+from fm_project import ORDERS, Project
 
 RUN = RunId("run_1")
 

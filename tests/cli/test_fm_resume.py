@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fm_project import COMPONENTS, Fm, Project
 
 

@@ -6,9 +6,9 @@ import json
 
 import msgspec
 import pytest
-from fm_project import Fm, Project
 
 from flowmason.event import Recorded, RunCompleted, RunSubmitted
+from fm_project import Fm, Project
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from fm_project import Project
 
 import flowmason
 from flowmason import RefusedError
 from flowmason.errors import UsageError
+from fm_project import Project
 
 
 def test_a_pipeline_runs_from_python(project: Project) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from faults.kit import Fm, Project, chain, stage, wait_for
+from faults.kit import Project, chain, stage, wait_for
 from flowmason import event as ev
 
 pytestmark = pytest.mark.slow
@@ -172,7 +171,7 @@ def test_a_killed_run_takes_its_own_ray_with_it_and_is_resumed_on_another(alone:
     running = alone.run(alone.pipeline("mixed", *chain(*mixed, gates={5: gate})))
     alone.began("s5")
     running.kill()
-    wait_for(lambda: not alone.processes(), what="Ray is gone")
+    wait_for(lambda: not workers(alone), what="every process that ran a stage is gone")
     gate.touch()
     answer = alone.fm("resume", "--json")
     assert answer.code == 0, repr(answer)
@@ -180,7 +179,7 @@ def test_a_killed_run_takes_its_own_ray_with_it_and_is_resumed_on_another(alone:
     story = alone.verify()
     paths = [f"s{n}" for n in range(1, 9)]
     assert [story.times(path) for path in paths] == [1, 1, 1, 1, 2, 1, 1, 1]
-    wait_for(lambda: not alone.processes(), what="the second Ray is gone")
+    assert not workers(alone)
 
 
 def test_a_run_goes_on_after_the_whole_cluster_was_killed(alone: Project) -> None:
@@ -193,7 +192,8 @@ def test_a_run_goes_on_after_the_whole_cluster_was_killed(alone: Project) -> Non
         if pid != running.pid:
             os.kill(pid, signal.SIGKILL)
     gate.touch()
-    assert ended_somehow(running) != 0, repr(running)
+    # Ray itself ends a driver that has not reached its cluster for a minute.
+    assert running.end(180).code != 0, repr(running)
     assert alone.only_run().status in ("running", "failed")
     answer = alone.fm("resume", "--json")
     assert answer.code == 0, repr(answer)
@@ -201,10 +201,6 @@ def test_a_run_goes_on_after_the_whole_cluster_was_killed(alone: Project) -> Non
     assert [story.times(path) for path in ("s1", "s2", "s3", "s4")] == [1, 1, 2, 1]
 
 
-def ended_somehow(running: Fm) -> int:
-    """The exit code of a run whose cluster is gone; Ray may end the process by itself."""
-    try:
-        return running.end(60).code
-    except (AssertionError, subprocess.TimeoutExpired):
-        running.kill()
-        raise
+def workers(project: Project) -> set[int]:
+    """The living processes that ran stages."""
+    return {entry.pid for entry in project.entries()} & set(project.processes())
