@@ -183,6 +183,9 @@ class Project:
         for started in self._started:
             started.process.wait(30)
 
+    def __repr__(self) -> str:
+        return "\n".join(["", *(repr(each) for each in self._started)])
+
     # -- what happened ---------------------------------------------------------------------------
 
     def entries(self, what: str = "begin", path: str | None = None) -> list[Entry]:
@@ -193,11 +196,11 @@ class Project:
 
     def await_entries(self, count: int) -> None:
         """Wait until so many stages began."""
-        wait_for(lambda: len(self.entries()) >= count, what=f"{count} stages begin")
+        wait_for(lambda: len(self.entries()) >= count, what=lambda: f"{count} stages begin {self!r}")
 
     def began(self, path: str, times: int = 1) -> Entry:
         """Wait until the stage began so many times; returns the latest beginning."""
-        return wait_for(lambda: self.entries("begin", path)[times - 1 :], what=f"{path} begins")[-1]
+        return wait_for(lambda: self.entries("begin", path)[times - 1 :], what=lambda: f"{path} begins {self!r}")[-1]
 
     @property
     def journal_url(self) -> str:
@@ -236,7 +239,7 @@ class Project:
 
     def await_finished(self, path: str) -> None:
         """Wait until the journal has the stage's result."""
-        wait_for(lambda: self.finished(path), what=f"{path} finishes")
+        wait_for(lambda: self.finished(path), what=lambda: f"{path} finishes {self!r}")
 
     def verify(self, status: str = "completed", run_id: str | None = None, pids: Sequence[int] | None = None) -> Story:
         """What holds after any fault; see `Story`. With `pids` only their lines of the ledger count."""
@@ -336,7 +339,7 @@ def chain(*components: str, gates: dict[int, Path] | None = None, **config: Any)
     return found
 
 
-def wait_for(look: Callable[[], T], *, what: str, within_s: float = 60.0) -> T:
+def wait_for(look: Callable[[], T], *, what: str | Callable[[], str], within_s: float = 60.0) -> T:
     """Wait until `look` gives something true; returns it."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
@@ -344,4 +347,4 @@ def wait_for(look: Callable[[], T], *, what: str, within_s: float = 60.0) -> T:
         if found:
             return found
         time.sleep(0.03)
-    raise AssertionError(f"it did not come to pass within {within_s:g} s: {what}")
+    raise AssertionError(f"it did not come to pass within {within_s:g} s: {what if isinstance(what, str) else what()}")

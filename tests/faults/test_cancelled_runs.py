@@ -94,6 +94,16 @@ def test_the_first_ctrl_c_cancels(local: Project) -> None:
     assert {path for path, _ in story.results} == {"s1"}
 
 
+def test_an_unsafe_effect_under_way_is_on_record_as_unknown(local: Project) -> None:
+    running = local.run(local.pipeline("pays", *chain("deliver", "pay", gates={2: local.gate()})))
+    local.began("s2")
+    running.send(signal.SIGINT)
+    assert running.end(20).code == 3, repr(running)
+    [cancelled] = local.verify("cancelled").kinds(ev.StageCancelled)
+    assert cancelled.failure is not None
+    assert (cancelled.path, cancelled.failure.code) == (("s2",), "OUTCOME_UNKNOWN")
+
+
 def test_the_second_ctrl_c_leaves_a_run_that_resume_brings_to_its_end(local: Project) -> None:
     running = begin(local, "deaf", 60.0)
     running.send(signal.SIGINT)

@@ -104,8 +104,13 @@ def test_an_unsafe_call_is_not_repeated_after_its_host_was_killed_unless_asked(w
     assert (story.times("s1"), story.times("s2"), story.times("s3")) == (1, 2, 1)
 
 
-def test_resume_attaches_to_a_call_that_outlived_fm_run(warm: Project) -> None:
+@pytest.mark.parametrize("journal", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def test_resume_attaches_to_a_call_that_outlived_fm_run(
+    make_project: Callable[..., Project], cluster: Path, journal: str, request: pytest.FixtureRequest
+) -> None:
     """The host belongs to the cluster: even an unsafe call goes on, and nobody pays twice."""
+    database = request.getfixturevalue("postgres_url") if journal == "postgres" else None
+    warm = make_project(on="ray", cluster=cluster, database=database)
     gate = warm.gate()
     running = warm.run(warm.pipeline("pays", *chain("deliver", "pay", "step", gates={2: gate})))
     warm.began("s2")
