@@ -230,7 +230,8 @@ def _path(tree: Path) -> _Closure:
             value = roots[root]
             key: Any
             for key in path:
-                if type(value) is dict or (type(value) is list and type(key) is int):
+                # A dictionary may load what is missing by itself (`__missing__`).
+                if isinstance(value, dict) or (type(value) is list and type(key) is int):
                     value = value[key]
                 elif value is ABSENT:
                     return ABSENT

@@ -18,7 +18,7 @@ from flowmason.ids import StageId
 from flowmason.plan import ForeachBody, Stage
 from flowmason.region.context import StageContext
 from flowmason.region.roots import Roots, Upstream, fresh
-from flowmason.region.stage import execute, failed_attempt, roots
+from flowmason.region.stage import execute, failed_attempt
 from flowmason.state import ForeachState, StageState
 from flowmason.value import Value
 
@@ -86,7 +86,7 @@ class ItemLoop:
     async def _item(self, index: int) -> None:
         run, body = self._run, self._body
         if self._items is None:
-            self._items = run.data.load(self._foreach.items)
+            self._items = run.items_of(self._foreach.items)
         outputs: dict[str, Value] = {}
         encoded: list[bytes] = []
         for stage in body.scope.stages:
@@ -119,10 +119,10 @@ class ItemLoop:
             return event
 
     def _roots(self, state: StageState, index: int, upstream: Upstream, context: StageContext) -> Roots:
-        made = roots(self._run, state, upstream, context)
+        made = Roots(self._run, state, upstream, context)
         assert self._items is not None
-        made.bind(self._body.index_variable, index)
-        made.bind(self._body.item_variable, fresh(self._items[index]))
+        made[self._body.index_variable] = index
+        made[self._body.item_variable] = fresh(self._items[index])
         return made
 
     def _failed(self, index: int, event: ev.StageFailed, encoded: list[bytes]) -> None:

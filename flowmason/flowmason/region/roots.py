@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from flowmason import control, value
 from flowmason.errors import Failure
@@ -12,6 +11,11 @@ from flowmason.expressions import ABSENT
 from flowmason.ids import StageId
 from flowmason.region.data import Data
 from flowmason.value import Value
+
+if TYPE_CHECKING:
+    from flowmason.region.context import StageContext
+    from flowmason.region.run import RegionRun
+    from flowmason.state import StageState
 
 
 class Upstream(dict[str, Any]):
@@ -32,47 +36,40 @@ class Upstream(dict[str, Any]):
         return self[key]
 
 
-class Roots(Mapping[str, Any]):
-    """`input`, `upstream`, `context`, `env`, `error` and the loop variables of one stage."""
+class Roots(dict[str, Any]):
+    """`input`, `upstream`, `context`, `env`, `error` and the loop variables of one stage, made when they are read."""
 
-    __slots__ = ("_known", "_makers")
+    __slots__ = ("_context", "_run", "_stage")
 
-    def __init__(self, known: dict[str, Any], makers: dict[str, Callable[[], Any]]) -> None:
-        self._known = known
-        self._makers = makers
+    def __init__(self, run: RegionRun, stage: StageState, upstream: Upstream, context: StageContext) -> None:
+        super().__init__(upstream=upstream)
+        self._run = run
+        self._stage = stage
+        self._context = context
 
-    def __getitem__(self, key: str) -> Any:
-        try:
-            return self._known[key]
-        except KeyError:
-            made = self._known[key] = self._makers[key]()
-            return made
+    def __missing__(self, key: str) -> Any:
+        maker = _MAKERS.get(key)
+        made = self[key] = maker(self) if maker is not None else self._local(key)
+        return made
 
-    def bind(self, name: str, item: Any) -> None:
-        """Make `name` known."""
-        self._known[name] = item
+    def _local(self, name: str) -> Any:
+        run = self._run
+        source, position = run.locals_of(self._stage)[name]
+        return run.data.load(source) if position < 0 else fresh(run.items_of(source)[position])
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self._makers, **self._known})
+        return iter(dict.fromkeys((*super().__iter__(), *_MAKERS, *self._run.locals_of(self._stage))))
 
-    def __len__(self) -> int:
-        return len({**self._makers, **self._known})
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or key in _MAKERS or key in self._run.locals_of(self._stage)
 
 
-def local_makers(
-    data: Data, locals_: Mapping[str, tuple[Value, int]], lists: dict[int, list[Any]]
-) -> dict[str, Callable[[], Any]]:
-    """Makers of the loop variables. `lists` caches decoded item lists by identity of their value."""
-
-    def make(source: Value, position: int) -> Any:
-        if position < 0:
-            return data.load(source)
-        items = lists.get(id(source))
-        if items is None:
-            items = lists[id(source)] = data.load(source)
-        return fresh(items[position])
-
-    return {name: partial(make, source, position) for name, (source, position) in locals_.items()}
+_MAKERS: dict[str, Callable[[Roots], Any]] = {
+    "input": lambda roots: roots._run.input_of(roots._stage),
+    "context": lambda roots: roots._context.as_root(),
+    "env": lambda roots: roots._context.environment,
+    "error": lambda roots: error_root(roots._run.error_of(roots._stage)),
+}
 
 
 def fresh(item: Any) -> Any:

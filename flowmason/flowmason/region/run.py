@@ -229,6 +229,13 @@ class RegionRun:
         inner = local_values(stage.scope)
         return {**piece.locals, **inner} if inner else piece.locals
 
+    def items_of(self, source: Value) -> list[Any]:
+        """A foreach's list, decoded once. Its items are shared: copy what is handed out."""
+        items = self.lists.get(id(source))
+        if items is None:
+            items = self.lists[id(source)] = self.data.load(source)
+        return items
+
     def error_of(self, stage: StageState) -> Failure | None:
         """The failure that the stage's catch deals with."""
         return error_of(stage.scope) or self.piece_of(stage.scope).error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Generator, Mapping
+from functools import partial
+from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 
 from flowmason import event as ev
@@ -11,7 +13,7 @@ from flowmason.ids import format_path
 from flowmason.plan import Kind, SubPipelineBody
 from flowmason.region.context import StageContext
 from flowmason.region.failures import failure_of
-from flowmason.region.roots import Roots, Upstream, error_root, local_makers
+from flowmason.region.roots import Roots, Upstream
 from flowmason.state import StageState
 from flowmason.state.retry import after_failure, timed_out
 from flowmason.value import Value
@@ -85,17 +87,7 @@ def _prepare(run: RegionRun, stage: StageState) -> tuple[Any, StageContext]:
     context = StageContext(run, stage, upstream)
     if stage.stage.kind is Kind.OUTPUT:
         return upstream, context
-    return run.worker.template(stage.stage)(roots(run, stage, upstream, context), None), context
-
-
-def roots(run: RegionRun, stage: StageState, upstream: Upstream, context: StageContext) -> Roots:
-    """What the stage's templates can see."""
-    makers = local_makers(run.data, run.locals_of(stage), run.lists)
-    makers["input"] = lambda: run.input_of(stage)
-    makers["context"] = context.as_root
-    makers["env"] = run.worker.environment
-    makers["error"] = lambda: error_root(run.error_of(stage))
-    return Roots({"upstream": upstream}, makers)
+    return run.worker.template(stage.stage)(Roots(run, stage, upstream, context), None), context
 
 
 async def execute(run: RegionRun, stage: StageState, inputs: Mapping[str, Any], context: StageContext) -> Any:
@@ -115,7 +107,38 @@ async def execute(run: RegionRun, stage: StageState, inputs: Mapping[str, Any], 
 
 
 async def _within(stage: StageState, work: Awaitable[Any]) -> Any:
-    timeout = asyncio.timeout(stage.stage.timeout_ms / 1000)
+    """Await `work` within the stage's timeout. What ends without waiting for anything needs no timer."""
+    if not isinstance(work, CoroutineType):
+        return await _timed(stage, work, asyncio.get_running_loop().time())
+    begun = asyncio.get_running_loop().time()
+    try:
+        waited_for = work.send(None)
+    except StopIteration as stop:
+        return stop.value
+    return await _timed(stage, _rest(work, waited_for), begun)
+
+
+@coroutine
+def _rest(work: CoroutineType[Any, Any, Any], waited_for: Any) -> Generator[Any, Any, Any]:
+    """A coroutine from the point at which it first waited."""
+    while True:
+        try:
+            sent = yield waited_for
+        except GeneratorExit:
+            work.close()
+            raise
+        except BaseException as error:
+            advance = partial(work.throw, error)
+        else:
+            advance = partial(work.send, sent)
+        try:
+            waited_for = advance()
+        except StopIteration as stop:
+            return stop.value
+
+
+async def _timed(stage: StageState, work: Awaitable[Any], begun: float) -> Any:
+    timeout = asyncio.timeout_at(begun + stage.stage.timeout_ms / 1000)
     try:
         async with timeout:
             return await work

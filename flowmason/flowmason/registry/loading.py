@@ -27,6 +27,8 @@ from flowmason.registry.packages import (
 from flowmason.registry.places import packages_dir as default_packages_dir
 from flowmason.registry.sources import Sources
 
+_SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
+
 
 class ComponentLike(Protocol):
     """What a spec and a Plan's reference to a component have in common."""
@@ -52,6 +54,12 @@ class Loaded:
         self._input = cls.Input
         self._output = cls.Output
         self._validate: Callable[[Any], Any] = cls.Input.model_validate
+        # Imported here, not on every call: whoever loads a component has pydantic already.
+        from pydantic import ValidationError
+        from pydantic_core import PydanticSerializationError
+
+        self._invalid = ValidationError
+        self._unwritable = (PydanticSerializationError, TypeError, ValueError, RecursionError)
 
     def make(self) -> Any:
         """A fresh instance, for one attempt."""
@@ -59,11 +67,9 @@ class Loaded:
 
     def validate(self, data: Mapping[str, Any]) -> Any:
         """`data` as an instance of the component's Input. Raises `StageError` (`INVALID_INPUT`) naming every fault."""
-        from pydantic import ValidationError
-
         try:
             return self._validate(data)
-        except ValidationError as error:
+        except self._invalid as error:
             faults = _faults(error, list(self._input.model_fields))
             raise StageError(
                 f"the input of {self.spec.name} is wrong: " + "; ".join(fault["text"] for fault in faults),
@@ -77,9 +83,6 @@ class Loaded:
         Dates, enums, decimals and the like become text or numbers as in JSON; bytes stay bytes. Raises
         `InvalidOutputError`.
         """
-        from pydantic import ValidationError
-        from pydantic_core import PydanticSerializationError
-
         if not isinstance(result, self._output):
             if not isinstance(result, Mapping):
                 raise InvalidOutputError(
@@ -88,16 +91,18 @@ class Loaded:
                 )
             try:
                 result = self._output.model_validate(dict(result))
-            except ValidationError as error:
+            except self._invalid as error:
                 faults = _faults(error, list(self._output.model_fields))
                 raise InvalidOutputError(
                     f"the output of {self.spec.name} is wrong: " + "; ".join(fault["text"] for fault in faults),
                     details={"errors": [{k: v for k, v in fault.items() if k != "text"} for fault in faults]},
                 ) from None
         try:
-            plain = result.model_dump(by_alias=True, warnings="error")
+            plain: dict[str, Any] = result.model_dump(by_alias=True, warnings="error")
+            if all(type(item) in _SCALARS for item in plain.values()):
+                return plain
             return msgspec.to_builtins(plain, builtin_types=(bytes,), str_keys=True, enc_hook=_plain)
-        except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
+        except self._unwritable as error:
             raise InvalidOutputError(f"the output of {self.spec.name} cannot be written as data: {error}") from None
 
 

@@ -49,6 +49,9 @@ def fate(stage: StageState) -> str | None:
         return f"not chosen by {', '.join(arm.guard for arm in plan.arms)}"
     weighed = plan.data or plan.order
     known = scope.plan.stages
+    for need in weighed:
+        if not _skipped(scope, need) and not known[need].is_guard:
+            return None
     without_guards = [need for need in weighed if not known[need].is_guard]
     weighed = tuple(without_guards) or weighed
     if weighed and all(_skipped(scope, need) for need in weighed):
@@ -96,6 +99,7 @@ def _settled(stage: StageState, now: int) -> ev.Event:
         started_at=stage.started_at,
         duration_ms=took,
         returned=returned,
+        note=outcome.failure.message if returned and outcome.failure is not None else None,
     )
 
 
@@ -170,7 +174,7 @@ def _sub_verdict(body: SubState, took: float) -> tuple[Outcome, Value]:
         message=f"sub-pipeline {plan.name} returned with status {outcome.status}",
     )
     goes_on, result = control.takes_over(body.settings, failure)
-    if not goes_on or body.doomed is not None:
+    if not goes_on:
         return Outcome("failed", failure=failure), value.NULL
     return Outcome("finished"), _sub_output(body, "failed", value.inline(result), failure, took)
 
