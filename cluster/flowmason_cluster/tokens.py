@@ -14,11 +14,14 @@ from flowmason.places import home_dir
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_process_group_cleanup_enabled": "1",
-    "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-"""No word to anybody outside, and no grandchild left behind."""
+"""No word to anybody outside, and no grandchild left behind.
+
+Not Ray's subreaper switch: it makes drivers and workers ignore SIGCHLD, and every child process of theirs
+would seem to end with status 0.
+"""
 
 OPEN = {"RAY_AUTH_MODE": "disabled"}
 """For an open Ray that the caller accepts: a driver that demands tokens would not hear its workers."""
@@ -48,6 +51,8 @@ def ours(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         # Nobody is served from here who would have to be moved first: asked to end, it ends.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        # On one machine a head that is gone does not come back: what waits for it ends (Ray's default: 60 s).
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
         **_quiet(environ),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path(environ)),
