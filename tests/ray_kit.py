@@ -90,6 +90,16 @@ class Title:
             return Made(value=file.read().rstrip("\\0").strip())
 
 
+@operator(name="greedy", category="test", description="Trouble.", resources={"num_cpus": 64})
+class Greedy:
+    """Asks for more than there is."""
+
+    Input, Output = Given, Made
+
+    async def execute(self, input, context):
+        return Made()
+
+
 @operator(name="die", category="test", description="Trouble.")
 class Die:
     Input, Output = Given, Made

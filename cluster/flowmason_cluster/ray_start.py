@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
+from importlib.util import find_spec
 from typing import Any
 
 import msgspec
@@ -47,6 +49,7 @@ def connect(address: str | None, *, allow_open: bool = False, num_cpus: int | No
     """
     global _connected, _users
     with _lock:
+        require_ray()
         if _connected is None:
             _connected = _connect(address, allow_open, num_cpus)
         _users += 1
@@ -88,10 +91,16 @@ def _connect(address: str | None, allow_open: bool, num_cpus: int | None) -> Clu
     return Cluster("joined", target, own=False)
 
 
+def require_ray() -> None:
+    """Raise `EngineUnavailableError` where Ray is not installed."""
+    if find_spec("ray") is None:
+        raise EngineUnavailableError(
+            "Ray is not installed", help="pip install 'flowmason[ray]', or run with --on local."
+        )
+
+
 def _already(allow_open: bool) -> Cluster | None:
     """Where the caller's own code has called `ray.init`, that is the cluster."""
-    import sys
-
     if "ray" not in sys.modules:
         return None
     import ray
@@ -110,12 +119,8 @@ def _already(allow_open: bool) -> Cluster | None:
 
 
 def _init(address: str, **options: Any) -> None:
-    try:
-        import ray
-    except ImportError as error:
-        raise EngineUnavailableError(
-            "Ray is not installed", help="pip install 'flowmason[ray]', or run with --on local."
-        ) from error
+    import ray
+
     # Said from a thread, "SIGTERM handler is not set" is what we want, and no news for anybody.
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
