@@ -22,6 +22,7 @@ from flowmason.ids import ConductorId, Ids, RunId, child_run_id
 from flowmason.journal import TERMINAL, Command, Journal, RunRow
 from flowmason.plan import Plan
 from flowmason.report import Region, Report
+from flowmason.value import Inline
 
 SETTLED = frozenset({*TERMINAL, "paused"})
 SILENCE_S = 10.0
@@ -124,18 +125,17 @@ class _Children:
 
     def __init__(self, conductor: Conductor) -> None:
         self._conductor = conductor
-        self._expanded: set[tuple[str, Any]] = set()
 
     def committed(self, run_id: RunId, events: Sequence[Recorded]) -> None:
         walker = self._conductor.walkers.get(run_id)
         for recorded in events:
             event = recorded.event
-            if isinstance(event, StageExpanded):
-                self._expanded.add((run_id, event.path))
-            elif isinstance(event, StageFinished) and walker is not None and (run_id, event.path) not in self._expanded:
-                state = walker.state.stages.get(event.path)
-                if is_subpipeline(state.stage if state is not None else None):
-                    self._conductor.include(child_run_id(run_id, event.path))
+            if isinstance(event, StageFinished) and walker is not None and isinstance(event.output, Inline):
+                name = event.path[-1]
+                if any(is_subpipeline(plan.stages.get(name)) for plan in walker.state.plans.values()):  # type: ignore[call-overload]
+                    child = child_run_id(run_id, event.path)
+                    if child.encode() in event.output.data:  # one that ran in this run has no run id
+                        self._conductor.include(child)
 
     def beside(self, run_id: RunId, report: Report) -> None:
         pass

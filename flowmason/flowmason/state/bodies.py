@@ -186,14 +186,14 @@ class Bodies:
                 self.doom_body(stage, Outcome("cancelled", failure=outcome.failure))
         self.check(scope)
 
-    def doom_body(self, stage: StageState, outcome: Outcome) -> None:
-        """End the body of a stage; `outcome` is what its owner will end with."""
+    def doom_body(self, stage: StageState, outcome: Outcome, *, at_once: bool = False) -> None:
+        """End the body of a stage; `outcome` is what its owner will end with. `at_once`: effects may not finish."""
         body = stage.body
         assert body is not None
         body.doomed = body.doomed or outcome
         for scope in scopes_of(body):
             if scope.role is not Role.CLEANUP:
-                self.doom(scope, Outcome("cancelled", failure=outcome.failure))
+                self.doom(scope, CANCELLED if at_once else Outcome("cancelled", failure=outcome.failure))
         if isinstance(body, TryState) and body.retry:
             assert isinstance(stage.stage.body, TryCatchBody)
             body.retry, body.pending = False, CANCELLED
@@ -210,6 +210,8 @@ class Bodies:
         foreach = owner.body
         assert isinstance(foreach, ForeachState)
         outcome = scope.outcome
+        if outcome.kind == "returned" and outcome.status == "failed":
+            outcome = Outcome("failed", failure=outcome.failure)
         if outcome.kind == "failed" and foreach.break_on_error:
             if foreach.doomed is None:
                 assert outcome.failure is not None
@@ -310,7 +312,9 @@ class Bodies:
         self._revive(owner.scope)
 
     def _wake(self, scope: ScopeState) -> None:
-        """Undo the doom of a scope and of the bodies in it; what had finished stays finished."""
+        """Undo the doom of a scope and of the bodies in it; what had finished, or returned, stays so."""
+        if scope.doomed is not None and scope.doomed.kind == "returned":
+            return
         scope.doomed, scope.closed = None, False
         for stage in list(scope.stages.values()):
             cancelled = stage.status is Status.CANCELLED
@@ -332,6 +336,10 @@ class Bodies:
                 else:
                     for inner in scopes_of(stage.body):
                         self._wake(inner)
+                    for inner in scopes_of(stage.body):
+                        if inner.closed and inner.role is Role.ITEM:
+                            self._item_closed(stage, inner)
+                    self.settle(stage)
         self.fresh.extend(stage for stage in scope.stages.values() if stage.ready)
         # Everything in it may have ended while it was doomed.
         self.check(scope)

@@ -145,11 +145,12 @@ class RunState(Bodies):
 
     def _stage_failing(self, event: ev.StageFailing) -> None:
         stage = self.find(event.path)
-        outcome = Outcome("failed", failure=event.failure)
-        self.doom_body(stage, outcome)
-        if isinstance(stage.body, TryState) and stage.body.phase is Role.CLEANUP:
-            # Even a cleanup has a bound; beyond it the stage ends with what it has.
-            self.doom(stage.body.scopes[Role.CLEANUP], Outcome("cancelled"))
+        body = stage.body
+        cleaning = body.scopes[Role.CLEANUP] if isinstance(body, TryState) and body.phase is Role.CLEANUP else None
+        self.doom_body(stage, Outcome("failed", failure=event.failure), at_once=True)
+        if cleaning is not None:
+            # Even a cleanup has a bound; beyond it the stage ends with what it has. One that begins only now has not.
+            self.doom(cleaning, Outcome("cancelled"))
 
     def _stage_retried(self, event: ev.StageRetried) -> None:
         stage = self.find(event.path)
