@@ -103,7 +103,7 @@ def _piece(scope: ScopeState, stages: list[StageState]) -> Piece:
     seeds: dict[StageId, Value | None] = {}
     choices: dict[StageId, tuple[str, ...]] = {}
     skipped: list[StageId] = []
-    attempts: dict[StageId, tuple[int, int]] = {}
+    attempts: dict[StageId, tuple[int, int, int]] = {}
     for stage in stages:
         _seed(scope, stage, ids, seeds)
         for need in stage.stage.needs:
@@ -115,7 +115,7 @@ def _piece(scope: ScopeState, stages: list[StageState]) -> Piece:
             elif other.choice is not None:
                 choices[need] = other.choice
         if stage.attempt > 1 or stage.round > 1:
-            attempts[stage.stage.id] = (stage.attempt, stage.round)
+            attempts[stage.stage.id] = (stage.attempt, stage.round, stage.base + stage.lost)
     order = {stage.id: position for position, stage in enumerate(scope.scope.stages)} if len(ids) > 1 else {}
     return Piece(
         scope=scope.prefix,

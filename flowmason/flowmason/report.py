@@ -59,8 +59,9 @@ class Piece(msgspec.Struct, frozen=True, omit_defaults=True):
     """In a rescue or cleanup: what went wrong."""
     locals: dict[str, tuple[Value, int]] = {}
     """Loop variables: name → (the foreach's list, position), or a plain value with position -1."""
-    attempts: dict[StageId, tuple[int, int]] = {}
-    """(attempt, round) of stages that are not at their first of both."""
+    attempts: dict[StageId, tuple[int, int, int]] = {}
+    """Of stages that are not at their first attempt and round: (attempt, round, how many of the attempts before it do
+    not count as retries: those that were lost, and those of before the stage was reopened)."""
 
 
 class Region(msgspec.Struct, frozen=True, omit_defaults=True):

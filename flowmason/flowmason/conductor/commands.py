@@ -55,7 +55,10 @@ def _changed(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
 def _edit(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
     if state.ended:
         return []
-    path = parse_path(str(arguments["path"]))
+    try:
+        path = parse_path(str(arguments.get("path")))
+    except ValueError:
+        return []
     stage = state.stages.get(path)
     if stage is None or stage.status is not Status.COMPLETED:
         return []

@@ -64,7 +64,7 @@ class Walker:
     async def walk(self) -> None:
         """Walk. Returns once the run is no longer ours; raises nothing but cancellation."""
         try:
-            self.state = await load_state(self._conductor.journal, self.row)
+            self.state = await load_state(self._conductor.journal, self.row, self._conductor.plans)
             self.state.epoch = self.row.epoch
             self._dispatcher = Dispatcher(self.state, self.flights, self._conductor.executor, self.row.org_id)
             self._admission = Admission(self._conductor, self.state, self.row.org_id)
@@ -108,8 +108,8 @@ class Walker:
             self._answered.append(command.id)
             for event in answer(self.state, command):
                 self._apply(event, batch)
-            if command.name == "resume" and not self.state.ended:
-                self._watch_bodies()
+            if not self.state.ended:
+                self._watch_bodies()  # a paused run goes on, if only to clean up
         while self._inbox:
             flight, report = self._inbox.popleft()
             await self._report(flight, report, batch)
@@ -124,6 +124,8 @@ class Walker:
                 self._submit(flight)
             effects += dispatched.effects
             self._conductor.reserved(dispatched.effects)
+            for placement in dispatched.short:
+                self._conductor.await_room(self.row.run_id, placement)
             for started in dispatched.events:
                 self._apply(started, batch)
             if not any(isinstance(event, ev.StageFailed) for event in dispatched.events):

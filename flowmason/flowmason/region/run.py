@@ -114,10 +114,9 @@ class RegionRun:
             scope, plan, piece.scope, Role.PIECE, None, input=piece.input, only=frozenset(piece.stages), given=given
         )
         self.pieces[id(opened)] = piece
-        for name, (attempt, round_) in piece.attempts.items():
+        for name, (attempt, round_, uncounted) in piece.attempts.items():
             state = opened.stages[name]
-            state.attempt, state.round = attempt, round_
-            state.base = attempt - 1 if round_ > 1 else 0
+            state.attempt, state.round, state.base = attempt, round_, uncounted
         self._allowed.update(state.path for state in opened.stages.values())
         if piece.items:
             owner = opened.stages[first.id]
