@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,10 +14,12 @@ from typing import Any
 import pytest
 
 import flowmason
+import shell_blocks
 from flowmason.errors import Code
 from flowmason.lab import COMPONENTS
 from flowmason.project import reading
 from flowmason.project.settings import Testing
+from flowmason.providers.llamacpp import local_model_installed
 from flowmason.state import Status
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,17 +105,48 @@ def code_blocks(name: str, language: str) -> Iterator[str]:
     yield from re.findall(rf"```{language}\n(.*?)```", page(name), re.DOTALL)
 
 
-def test_python_of_the_page_about_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the examples, as the pages expect it; we are in it."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns(".flowmason"))
-    monkeypatch.chdir(tmp_path)
+    for name in [*os.environ]:
+        if name.startswith(("FLOWMASON_", "RAY_")) or name == "DATABASE_URL":
+            monkeypatch.delenv(name)
     monkeypatch.setenv("FLOWMASON_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("DATABASE_URL", raising=False)
-    blocks = list(code_blocks("python.md", "python"))
-    assert len(blocks) == 2
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+def test_python_of_a_page_runs(name: str, checkout: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+    assert blocks
     for block in blocks:
-        exec(compile(block, "docs/python.md", "exec"), {})
+        exec(compile(block, name, "exec"), {})
+
+
+def test_the_five_minutes_of_the_readme_go_as_it_says(checkout: Path) -> None:
+    text = (ROOT / "README.md").read_text().partition("## Five minutes")[2].partition("\n## ")[0]
+    wanted = shell_blocks.commands(text)
+    assert ("fm init shop", 0) in wanted
+    if not local_model_installed():
+        wanted = [(command, code) for command, code in wanted if "fm run describe" not in command]
+    shell_blocks.run(wanted, checkout)
+
+
+def test_the_readme_has_every_exit_code() -> None:
+    from flowmason.cli import console
+
+    text = (ROOT / "README.md").read_text().partition("## Exit codes")[2].partition("\n## ")[0]
+    codes = [console.OK, console.FAILED, console.REFUSED, console.CANCELLED, console.UNAVAILABLE, console.INTERRUPTED]
+    assert [int(number) for number in re.findall(r"\d+", text)] == codes
+
+
+def test_the_floors_are_those_that_the_linter_enforces() -> None:
+    drawn = (ROOT / "ARCHITECTURE.md").read_text().partition("## The floors")[2].partition("## One stage")[0]
+    contract = (ROOT / ".importlinter").read_text().partition("layers =\n")[2].partition("\n[")[0]
+    for name in re.findall(r"[a-z_]+", contract):
+        assert re.search(rf"\b{name}\b", drawn), name
 
 
 def test_the_component_of_the_page_about_components_is_one() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -15,11 +14,11 @@ from typing import Any
 import pytest
 
 import flowmason
+import shell_blocks
 from flowmason.providers.llamacpp import local_model_installed
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FOLDERS = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name[:2].isdigit())
-FM = Path(sys.executable).with_name("fm")
 
 
 @pytest.fixture
@@ -56,18 +55,6 @@ def move_port(folder: Path) -> int:
     return port
 
 
-def commands(readme: str) -> list[tuple[str, int]]:
-    """The command lines of a README, each with the exit code that it promises."""
-    found = []
-    for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL):
-        for line in block.splitlines():
-            command, _, comment = line.partition("  #")
-            if command.strip():
-                code = re.search(r"exits with (\d+)", comment)
-                found.append((command.strip(), int(code[1]) if code else 0))
-    return found
-
-
 @pytest.mark.wheel
 def test_the_course_has_no_gaps_and_every_step_is_whole() -> None:
     assert [int(name[:2]) for name in FOLDERS] == list(range(1, len(FOLDERS) + 1))
@@ -95,7 +82,9 @@ def test_a_resumed_run_gives_the_expected_output_and_repeats_no_effect(example: 
     assert first.error is not None
     assert first.error.code == "WAREHOUSE_CLOSED"
     (example / "warehouse-is-open").touch()
-    resumed = subprocess.run([FM, "resume", "--json"], cwd=example, capture_output=True, text=True, timeout=60)
+    resumed = subprocess.run(
+        [shell_blocks.BIN / "fm", "resume", "--json"], cwd=example, capture_output=True, text=True, timeout=60
+    )
     assert resumed.returncode == 0, resumed.stderr
     answer = json.loads(resumed.stdout)
     assert answer["run_id"] == first.run_id
@@ -121,31 +110,11 @@ def test_calls_to_a_service_give_the_expected_output(example: Path) -> None:
 
 @pytest.mark.parametrize("example", FOLDERS, indirect=True)
 def test_the_commands_of_the_readme_do_what_it_says(example: Path) -> None:
-    wanted = commands((example / "README.md").read_text())
+    wanted = shell_blocks.commands((example / "README.md").read_text())
     assert any(command.startswith("fm run") for command, _ in wanted)
     if "python server.py" in str(wanted):
         move_port(example)
-    script = ["set -m; trap 'kill $(jobs -p) 2>/dev/null' EXIT"]
-    for command, code in wanted:
-        script += [
-            command,
-            f"code=$?; [ $code = {code} ] || {{ echo 'exit' $code 'from: {quoted(command)}'; exit 99; }}",
-        ]
-    with open(example / "out.txt", "w+") as out:
-        ended = subprocess.run(
-            ["bash", "-c", "\n".join(script)],
-            cwd=example,
-            env={**os.environ, "PATH": f"{FM.parent}{os.pathsep}{os.environ['PATH']}"},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            timeout=120,
-        )
-        out.seek(0)
-        assert ended.returncode == 0, out.read()
-
-
-def quoted(command: str) -> str:
-    return command.replace("'", "'\\''")
+    shell_blocks.run(wanted, example)
 
 
 def wait_for(port: int) -> None:
