@@ -36,6 +36,7 @@ class _Task:
     def __init__(self, region: Region, stream: Any) -> None:
         self.region = region
         self.stream = stream
+        self.asked = False
         self.forced = False
         self.over = asyncio.Event()
 
@@ -134,7 +135,11 @@ class RayExecutor:
                 if ended:
                     return
             ended = True
-            yield Report(region=region.id, ended=Ended.LOST, failure=_lost("the worker ended without a word"))
+            if task.asked and not region.effect:
+                # Ray now and then drops the last frame of a task that it was asked to cancel.
+                yield Report(region=region.id, ended=Ended.CANCELLED)
+            else:
+                yield Report(region=region.id, ended=Ended.LOST, failure=_lost("the worker ended without a word"))
         except ray.exceptions.RayError as error:
             ended = True
             yield _post_mortem(task, error)
@@ -180,6 +185,7 @@ class RayExecutor:
                 await self._hosts.cancel(region_id, grace_s)
             return
         if grace_s > 0:
+            task.asked = True
             ray.cancel(task.stream, force=False)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(task.over.wait(), grace_s)

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ async def conductor(lab: Lab, cluster: object) -> AsyncIterator[Conductor]:
         await hosts.close()
 
 
-def call(lab: Lab, **config: object) -> Region:
+def call(lab: Lab, **config: Any) -> Region:
     return region(lab.plan(stage("it", "call", **config)), placement=Placement.HOST)
 
 

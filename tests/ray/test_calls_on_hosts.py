@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from flowmason_cluster.hosts import Hosts
 from ray_kit import Lab, again, outputs, region, run, stage
 
 
-def call(lab: Lab, component: str = "call", **config: object) -> Region:
+def call(lab: Lab, component: str = "call", **config: Any) -> Region:
     """A call of an effect, on a host."""
     return region(lab.plan(stage("it", component, **config)), placement=Placement.HOST)
 

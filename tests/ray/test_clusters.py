@@ -89,21 +89,21 @@ class TestTheWarmCluster:
         stranger["RAY_AUTH_TOKEN_PATH"] = warm_cluster["token_path"]
         assert driver(warm_cluster["address"], tmp_path / "b", stranger)["kind"] == "joined"
 
-    def test_down_ends_its_own_processes_and_no_others(self, tmp_path: Path) -> None:
-        environ = environment(tmp_path / "brief")
-        _, found = fm("up", "--num-cpus", "1", "--no-dashboard", environ=environ)
+    def test_down_ends_its_own_processes_and_no_others(
+        self, warm_cluster: dict[str, Any], environ: dict[str, str]
+    ) -> None:
         bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # raylet"])
         try:
             begun = time.monotonic()
             _, stopped = fm("down", environ=environ)
             assert stopped["stopped"] and time.monotonic() - begun < 20
-            assert [pid for pid in found["pids"] if warm.born(pid) is not None] == []
+            assert [pid for pid in warm_cluster["pids"] if warm.born(pid) is not None] == []
             assert bystander.poll() is None
         finally:
             bystander.kill()
             bystander.wait()
         code, status = fm("status", environ=environ)
-        assert code == 4 and status == {"running": False}
+        assert status == {"running": False} and code == 4
         assert fm("down", environ=environ)[1]["stopped"] is False
 
 

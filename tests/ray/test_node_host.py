@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -26,18 +27,18 @@ async def host(lab: Lab) -> AsyncIterator[NodeHost]:
     made._ticker.cancel()
 
 
-def call(lab: Lab, **config: object) -> Region:
+def call(lab: Lab, **config: Any) -> Region:
     return region(lab.plan(stage("it", "call", **config)), placement=Placement.HOST)
 
 
 async def test_reports_of_many_calls_travel_together(lab: Lab, host: NodeHost) -> None:
     calls = [again(call(lab, seconds=0.2), id=f"call-{n}") for n in range(30)]
     assert await host.submit("me", [region_encoder.encode(wanted) for wanted in calls])
-    batches = []
+    batches: list[list[Report]] = []
     while sum(len(batch) for batch in batches) < 30:
         batches.append([report_decoder.decode(report) for report in await host.drain("me")])
     assert len(batches) < 10
-    assert all(report.ended is Ended.DONE for batch in batches for report in batch)
+    assert {report.ended for batch in batches for report in batch} == {Ended.DONE}
 
 
 async def test_a_drain_without_news_returns_empty_handed(host: NodeHost) -> None:
@@ -106,6 +107,6 @@ async def _attached(host: NodeHost, wanted: Region, name: str) -> Ended | None:
 async def _drain(host: NodeHost, client: str) -> list[Report]:
     """Reports until one of them is the last of its call."""
     found: list[Report] = []
-    while not any(report.ended for report in found):
+    while not any(report.ended is not None for report in found):
         found += [report_decoder.decode(report) for report in await host.drain(client)]
     return found
