@@ -165,8 +165,8 @@ class Project:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 try:
-                    state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-                    if state != "Z" and mark in (entry / "environ").read_bytes().split(b"\0"):
+                    state = (entry / "stat").read_bytes().rpartition(b")")[2].split()[0]
+                    if state != b"Z" and mark in (entry / "environ").read_bytes().split(b"\0"):
                         found.append(int(entry.name))
                 except OSError:
                     continue
