@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from flowmason.conductor.dispatcher import Room
 from flowmason.conductor.flights import Flight
+from flowmason.conductor.loading import Plans
 from flowmason.conductor.surroundings import Resolve
 from flowmason.conductor.walker import Walker
 from flowmason.errors import Code, FlowMasonError, JournalError
@@ -80,6 +81,7 @@ class Conductor:
         self.rng = rng
         self.resolve = resolve
         self.id: ConductorId = ids.conductor()
+        self.plans = Plans(journal)
         self.storage_patience_s = storage_patience_s
         self.walkers: dict[RunId, Walker] = {}
         self.failures: dict[RunId, JournalError] = {}
@@ -91,8 +93,8 @@ class Conductor:
         self._tasks: dict[RunId, asyncio.Task[None]] = {}
         self._look = asyncio.Event()
         self._stopping = False
-        self._task_flights = 0
-        self._host_flights = 0
+        self._flying = {Placement.TASK: 0, Placement.HOST: 0}
+        self._awaiting: dict[Placement, dict[RunId, None]] = {Placement.TASK: {}, Placement.HOST: {}}
         self._seen: dict[ConductorId, tuple[int, float]] = {}
         self._beside: dict[RunId, tuple[RunRow, list[LogLine], list[Delta]]] = {}
         self._storing: asyncio.Task[None] | None = None
@@ -205,6 +207,7 @@ class Conductor:
         def landed(task: asyncio.Task[None]) -> None:
             self._tasks.pop(row.run_id, None)
             self.walkers.pop(row.run_id, None)
+            self.offer_room()
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("walking run %s failed", row.run_id, exc_info=error)
                 self.failures[row.run_id] = JournalError(f"the conductor failed: {error!r}", code=Code.INTERNAL)
@@ -237,24 +240,37 @@ class Conductor:
     def room(self) -> Room:
         """How many more regions fit: twice the task slots, so that a worker finds the next one waiting."""
         capacity = self.executor.capacity()
-        return Room(max(0, capacity.task_slots - self._task_flights), max(0, capacity.host_slots - self._host_flights))
+        return Room(
+            max(0, capacity.task_slots - self._flying[Placement.TASK]),
+            max(0, capacity.host_slots - self._flying[Placement.HOST]),
+        )
+
+    def await_room(self, run_id: RunId, placement: Placement) -> None:
+        """Nudge the run's walker once there is room; who asked first comes first."""
+        self._awaiting[placement].setdefault(run_id)
 
     def reserved(self, flights: Sequence[Flight]) -> None:
         """Regions are being submitted."""
         for flight in flights:
-            if flight.region.placement is Placement.HOST:
-                self._host_flights += 1
-            else:
-                self._task_flights += 1
+            self._flying[flight.region.placement] += 1
 
     def landed(self, flight: Flight) -> None:
-        """A region ended: walkers that found no room may look again, in turn."""
-        if flight.region.placement is Placement.HOST:
-            self._host_flights -= 1
-        else:
-            self._task_flights -= 1
-        for walker in list(self.walkers.values()):
-            walker.nudge()
+        """A region ended: as many walkers that found no room may look again as there is room now."""
+        self._flying[flight.region.placement] -= 1
+        self.offer_room()
+
+    def offer_room(self) -> None:
+        """Nudge as many of the walkers that wait for room as there is room."""
+        room = self.room()
+        for placement, free in ((Placement.TASK, room.tasks), (Placement.HOST, room.hosts)):
+            waiting = self._awaiting[placement]
+            while free > 0 and waiting:
+                run_id = next(iter(waiting))
+                del waiting[run_id]
+                walker = self.walkers.get(run_id)
+                if walker is not None:
+                    walker.nudge()
+                    free -= 1
 
     # -- side streams ----------------------------------------------------------------------------
 

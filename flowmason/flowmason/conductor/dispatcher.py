@@ -39,6 +39,8 @@ class Dispatched:
     """May be submitted at once."""
     effects: list[Flight] = field(default_factory=list)
     """Only after the commit."""
+    short: set[Placement] = field(default_factory=set)
+    """Where there was no room for more."""
 
 
 class Dispatcher:
@@ -129,10 +131,12 @@ class Dispatcher:
             return
         if where is Placement.HOST:
             if room.hosts < 1:
+                done.short.add(where)
                 return
             room.hosts -= 1
         else:
             if room.tasks < 1:
+                done.short.add(where)
                 return
             room.tasks -= 1
         load = Load([stage])
@@ -147,15 +151,22 @@ class Dispatcher:
             done.pure.append(flight)
 
     def _share(self, cheap: list[StageState], room: Room, clock: float, done: Dispatched) -> None:
+        if not cheap:
+            return
         left = self._left()
+        if room.tasks < 1:
+            done.short.add(Placement.TASK)
         workers = room.tasks if left is None else min(room.tasks, left)
         if workers < 1:
             return
         slots = REGION_SLOTS if left is None else min(REGION_SLOTS, left // workers)
         size = 1 if self.lone else self.size
-        for load in share(cheap, workers, size, set(self._flights.held)):
+        taken = set(self._flights.held)
+        for load in share(cheap, workers, size, taken):
             room.tasks -= 1
             done.pure.append(self._flight(load, Placement.TASK, clock, slots=slots))
+        if room.tasks < 1 and any(stage.path not in taken for stage in cheap):
+            done.short.add(Placement.TASK)
 
     def _items(self, owner: StageState, room: Room, clock: float, done: Dispatched) -> None:
         body = owner.body
@@ -166,11 +177,15 @@ class Dispatcher:
         left = self._left()
         free = body.width - self._flights.items_under_way(owner)
         free = free if left is None else min(free, left)
-        if min(room.tasks, free) < 1:
+        if free < 1:
             return
         waiting = self._flights.waiting(owner)
         total = sum(stop - start for start, stop in waiting)
         if not total:
+            return
+        if room.tasks < min(free, total):
+            done.short.add(Placement.TASK)
+        if room.tasks < 1:
             return
         regions = min(room.tasks, free, total)
         most = self._flights.narrow.get(owner.path, total)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from flowmason import event as ev
 from flowmason.errors import Code, FormatError, JournalError
 from flowmason.ids import PlanId
@@ -10,7 +12,26 @@ from flowmason.plan import Plan, decode
 from flowmason.state import RunState
 
 
-async def load_state(journal: Journal, row: RunRow) -> RunState:
+class Plans:
+    """Plans of a journal, the latest ones kept: a Plan never changes, and decoding one costs more than a short run."""
+
+    def __init__(self, journal: Journal, keep: int = 64) -> None:
+        self._journal = journal
+        self._keep = keep
+        self._known: OrderedDict[PlanId, Plan] = OrderedDict()
+
+    async def get(self, plan_id: PlanId) -> Plan:
+        """A Plan; raises as `load_plan` does."""
+        plan = self._known.get(plan_id)
+        if plan is None:
+            plan = self._known[plan_id] = await load_plan(self._journal, plan_id)
+            if len(self._known) > self._keep:
+                self._known.popitem(last=False)
+        self._known.move_to_end(plan_id)
+        return plan
+
+
+async def load_state(journal: Journal, row: RunRow, plans: Plans | None = None) -> RunState:
     """Fold a run's journal. Raises `FormatError` for one of a newer format, `JournalError` for a broken one."""
     frames = await journal.frames(row.run_id)
     events = [event for frame in frames for event in frame.events]
@@ -27,7 +48,8 @@ async def load_state(journal: Journal, row: RunRow) -> RunState:
         if isinstance(event, ev.RunReopened) and event.plan is not None:
             # Accepted changes of components: the same stages, other digests.
             plan_id = event.plan
-    plan = await load_plan(journal, plan_id)
+    plans = plans or Plans(journal)
+    plan = await plans.get(plan_id)
     state = RunState(row.run_id, plan)
     expected = 1
     for frame in frames:
@@ -36,7 +58,7 @@ async def load_state(journal: Journal, row: RunRow) -> RunState:
         expected = frame.last_seq + 1
         for offset, event in enumerate(frame.events):
             if isinstance(event, ev.StageExpanded) and event.plan is not None and event.plan not in state.plans:
-                found = await load_plan(journal, event.plan)
+                found = await plans.get(event.plan)
                 state.plans.update({found.id: found, **found.plans})
             state.apply(event, seq=frame.first_seq + offset, at=frame.at)
     return state

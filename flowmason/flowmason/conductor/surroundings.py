@@ -8,12 +8,14 @@ from typing import Any, Protocol
 
 from flowmason.conductor.dispatcher import Room
 from flowmason.conductor.flights import Flight
+from flowmason.conductor.loading import Plans
 from flowmason.errors import JournalError
 from flowmason.event import Recorded
 from flowmason.executor import Executor
 from flowmason.ids import ConductorId, RunId
 from flowmason.journal import Journal, RunRow
 from flowmason.plan import Plan
+from flowmason.policy import Placement
 from flowmason.report import Report
 from flowmason.values import ValueStore
 
@@ -28,6 +30,7 @@ class Surroundings(Protocol):
     journal: Journal
     values: ValueStore
     executor: Executor
+    plans: Plans
     rng: random.Random
     resolve: Resolve
     now: Callable[[], int]
@@ -37,6 +40,14 @@ class Surroundings(Protocol):
 
     def room(self) -> Room:
         """How many more regions fit now."""
+        ...
+
+    def await_room(self, run_id: RunId, placement: Placement) -> None:
+        """The run has work for which there is no room; its walker is nudged, in turn, once there is."""
+        ...
+
+    def offer_room(self) -> None:
+        """Somebody who was nudged has taken what he wanted: the room that is left is for the next."""
         ...
 
     def reserved(self, flights: Sequence[Flight]) -> None:

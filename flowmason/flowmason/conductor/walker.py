@@ -130,6 +130,7 @@ class Walker:
                 self._apply(started, batch)
             if not any(isinstance(event, ev.StageFailed) for event in dispatched.events):
                 break
+        self._conductor.offer_room()
         if self.state.pausing and not self.flights and not self.state.ended:
             self._apply(ev.RunPaused(), batch)
         await self._commit(batch)
