@@ -220,6 +220,8 @@ class ItemsFinished(_Event, frozen=True, tag="items.finished"):
     """Failed items by position, where `break_on_error` is false."""
     started_at: int = 0
     duration_ms: float = 0.0
+    usage: Usage | None = None
+    """Of all these items together."""
 
 
 class ValueEdited(_Event, frozen=True, tag="value.edited"):

@@ -16,7 +16,7 @@ from flowmason.assembly.outcome import StageResult, result
 from flowmason.compiler import compile_pipeline
 from flowmason.component import ComponentSpec, is_component, spec_of
 from flowmason.errors import Code, Failure, Fault, FlowMasonError
-from flowmason.event import Recorded, StageEvent, StageExpanded
+from flowmason.event import Recorded, StageEvent, StageExpanded, StageLost
 from flowmason.executor import WorkerSettings
 from flowmason.executor_local import LocalExecutor
 from flowmason.ids import RunId, format_path
@@ -240,6 +240,9 @@ class Engine:
         journal = running.host.stores.journal
         picture = await picture_of(journal, running.run_id, items=True)
         found = result(picture, self.values, executor="local", items=True, limit=None)
+        events = await journal.read(running.run_id)
+        lost = [each.event.failure for each in events if isinstance(each.event, StageLost)]
+        assert not lost, lost  # nothing here kills a worker
         return Result(
             run_id=running.run_id,
             status=found.status,
@@ -247,7 +250,7 @@ class Engine:
             error=found.error,
             stages=found.stages,
             usage=found.usage,
-            events=await journal.read(running.run_id),
+            events=events,
             notes=parts.entries(running.run_id),
             reports=running.watcher.reports,
             plan=running.plan,

@@ -174,4 +174,7 @@ async def test_a_component_that_leaves_the_process_fails_its_stage(engine: Engin
     assert result.status == "failed"
     assert result.error is not None
     assert "SystemExit" in result.error.message
+    loop = stage("each", "foreach", items=[1, 2], loop_stages=["body"], break_on_error=False)
+    result = await engine.run(pipe(loop, say("body", error="{{'SystemExit' if item == 1 else ''}}")))
+    assert result.output["failed_items"] == 1
     assert (await engine.run(pipe(say("a", 1)))).status == "completed"

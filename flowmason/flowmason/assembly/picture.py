@@ -212,6 +212,7 @@ class RunPicture:
         elif isinstance(event, ev.ItemsFinished):
             stage.done += event.count
             stage.failed_items += len(event.failures)
+            self._account(stage, event.usage)
             if self._items:
                 self.columns.setdefault(event.path, []).append(event)
         elif isinstance(event, ev.StageReopened):

@@ -7,6 +7,8 @@ item as a scope, recorded stage by stage.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,12 +22,16 @@ from flowmason.region.context import StageContext
 from flowmason.region.roots import Roots, Upstream, fresh
 from flowmason.region.stage import execute, failed_attempt
 from flowmason.state import ForeachState, StageState
+from flowmason.usage import Usage
 from flowmason.value import Value
 
 if TYPE_CHECKING:
     from flowmason.region.run import RegionRun
 
 _COLLECT_S = 0.01
+
+_Row = tuple[list[bytes], Failure | None, Usage | None]
+"""What an item left: its stages' outputs, why it failed, what its model calls used."""
 
 
 class ItemLoop:
@@ -41,7 +47,7 @@ class ItemLoop:
         self._ranges = list(ranges)[::-1]
         self._active = 0
         self._stopped = False
-        self._finished: dict[int, tuple[list[bytes], Failure | None]] = {}
+        self._finished: dict[int, _Row] = {}
         self._items: list[Any] | None = None
         self._collected = run.worker.monotonic()
         self._since = self._run.worker.now()
@@ -89,19 +95,21 @@ class ItemLoop:
             self._items = run.items_of(self._foreach.items)
         outputs: dict[str, Value] = {}
         encoded: list[bytes] = []
+        usages: list[Usage | None] = []
         for stage in body.scope.stages:
             state = StageState(stage, self._owner.scope, (*self._owner.path, index, stage.id), 0)
-            result = await self._stage(stage, state, index, outputs)
+            result, usage = await self._stage(stage, state, index, outputs)
+            usages.append(usage)
             if isinstance(result, ev.StageFailed):
-                self._failed(index, result, encoded)
+                self._failed(index, result, encoded, usages)
                 return
             outputs[stage.id] = result
             encoded.append(result.data if isinstance(result, value.Inline) else value.encode(run.data.load(result)))
-        self._finished[index] = (encoded, None)
+        self._finished[index] = (encoded, None, _sum(usages))
 
     async def _stage(
         self, stage: Stage, state: StageState, index: int, outputs: dict[str, Value]
-    ) -> Value | ev.StageFailed:
+    ) -> tuple[Value | ev.StageFailed, Usage | None]:
         run = self._run
         started, clock = run.worker.now(), run.worker.monotonic()
 
@@ -112,11 +120,13 @@ class ItemLoop:
         context = StageContext(run, state, upstream)
         try:
             inputs = run.worker.template(stage)(self._roots(state, index, upstream, context), None)
-            return value.Inline(value.encode(await execute(run, state, inputs, context)))
-        except Exception as error:
+            return value.Inline(value.encode(await execute(run, state, inputs, context))), context.usage
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
             event = failed_attempt(run, state, error, started, clock, context)
             assert isinstance(event, ev.StageFailed)
-            return event
+            return event, context.usage
 
     def _roots(self, state: StageState, index: int, upstream: Upstream, context: StageContext) -> Roots:
         made = Roots(self._run, state, upstream, context)
@@ -125,22 +135,22 @@ class ItemLoop:
         made[self._body.item_variable] = fresh(self._items[index])
         return made
 
-    def _failed(self, index: int, event: ev.StageFailed, encoded: list[bytes]) -> None:
+    def _failed(self, index: int, event: ev.StageFailed, encoded: list[bytes], usages: list[Usage | None]) -> None:
         run = self._run
         if self._foreach.break_on_error:
             self._stopped = True
             self.collect()
             # The item is recorded stage by stage from here on, so that what it had finished stays.
-            for stage, data in zip(self._body.scope.stages, encoded, strict=False):
+            for stage, data, usage in zip(self._body.scope.stages, encoded, usages, strict=False):
                 path = (*self._owner.path, index, stage.id)
-                run.propose(ev.StageFinished(path=path, attempt=1, output=run.data.keep_encoded(data)))
+                run.propose(ev.StageFinished(path=path, attempt=1, output=run.data.keep_encoded(data), usage=usage))
             run.propose(event)
             return
         error = value.encode({"$error": msgspec.to_builtins(event.failure)})
         stages = self._body.scope.stages
         row = [*encoded, *([error] * (len(stages) - len(encoded)))]
         row[[stage.id for stage in stages].index(self._body.scope.last or StageId(""))] = error
-        self._finished[index] = (row, event.failure)
+        self._finished[index] = (row, event.failure, _sum(usages))
 
     def collect(self) -> None:
         """Propose the items that finished since the last time, in as few events as they are neighbours."""
@@ -155,7 +165,7 @@ class ItemLoop:
             self._propose(indexes[begin:end], finished, since)
             begin = end
 
-    def _propose(self, indexes: list[int], rows: dict[int, tuple[list[bytes], Failure | None]], since: int) -> None:
+    def _propose(self, indexes: list[int], rows: dict[int, _Row], since: int) -> None:
         columns: dict[str, Value] = {
             stage.id: self._run.data.keep_list([rows[index][0][position] for index in indexes])
             for position, stage in enumerate(self._body.scope.stages)
@@ -169,5 +179,14 @@ class ItemLoop:
                 failures={index: failure for index in indexes if (failure := rows[index][1]) is not None},
                 started_at=since,
                 duration_ms=float(self._since - since),
+                usage=_sum(rows[index][2] for index in indexes),
             )
         )
+
+
+def _sum(usages: Iterable[Usage | None]) -> Usage | None:
+    total: Usage | None = None
+    for usage in usages:
+        if usage is not None:
+            total = usage if total is None else total + usage
+    return total

@@ -195,6 +195,7 @@ class RunState(Bodies):
         stage = self.find(event.path)
         body = stage.body
         assert isinstance(body, ForeachState)
+        self._account(stage, event.usage)
         body.chunks.append(Chunk(event.start, event.count, event.columns))
         body.done[event.start : event.start + event.count] = b"\x01" * event.count
         body.ended += event.count
