@@ -33,7 +33,7 @@ if ! fm cluster status >/dev/null 2>&1; then
   started=yes
 fi
 
-say "2. A pipeline: prepare, ask a local language model about three topics, then for a headline, and put it together"
+say "2. A pipeline: prepare, ask a local language model about three topics, then what its answers are about; put it together"
 note "the file: examples/10_local_llm/briefing.pipeline.json"
 note "the model: SmolLM2-135M-Instruct, inside a worker process; small, fast, not clever"
 shown fm run -f input.json
