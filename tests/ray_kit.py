@@ -90,6 +90,20 @@ class Title:
             return Made(value=file.read().rstrip("\\0").strip())
 
 
+@operator(name="meet", category="test", description="Trouble.")
+class Meet:
+    """Leaves a file behind, and waits until somebody else has left theirs."""
+
+    Input, Output = Given, Made
+
+    async def execute(self, input, context):
+        mine, other = input.value
+        open(mine, "w").close()
+        while not os.path.exists(other):
+            time.sleep(0.02)
+        return Made(value=mine, pid=os.getpid())
+
+
 @operator(name="greedy", category="test", description="Trouble.", resources={"num_cpus": 64})
 class Greedy:
     """Asks for more than there is."""
