@@ -97,7 +97,7 @@ class Foreach:
 
     class Input(ControlFlowInput):
         items: list[Any] | dict[str, Any] = Field(
-            description="A list; an object is run over as `{key, value}` in its order."
+            description="A list; an object is run over as `{key, value}` in the order of its keys."
         )
         loop_stages: list[str] = Field(default=[], description="The body.")
         item_variable: str = Field(default="item", description="What the body calls the item.")
