@@ -30,7 +30,8 @@ class RunSubmitted(_Event, frozen=True, tag="run.submitted"):
     input: Value
     pipeline: str = ""
     version: str = ""
-    format: int = FORMAT
+    format: int = 1
+    """`FORMAT` of the writer; the default is that of the first journals, which say none, and never changes."""
     parent: RunId | None = None
     options: dict[str, Any] = {}
     """What the submitter asked for: `max_concurrency`, `project_root`, `provider`, `labels` …"""

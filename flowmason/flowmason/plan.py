@@ -183,7 +183,8 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     name: str
     version: str
     scope: Scope
-    format: int = FORMAT
+    format: int = 1
+    """`FORMAT` of the compiler; the default is that of the first Plans, which say none, and never changes."""
     components: dict[str, ComponentRef] = {}
     input_schema: dict[str, Any] = {}
     output_schema: dict[str, Any] = {}
@@ -271,7 +272,7 @@ def decode(data: bytes) -> Plan:
     from flowmason.errors import FormatError
 
     written = msgspec.msgpack.decode(data)
-    if isinstance(written, dict) and written.get("format", FORMAT) > FORMAT:
+    if isinstance(written, dict) and written.get("format", 1) > FORMAT:
         raise FormatError(
             f"this Plan has format {written['format']}; this FlowMason knows {FORMAT}",
             help="Update FlowMason where the run is driven.",

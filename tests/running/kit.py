@@ -16,7 +16,7 @@ from flowmason.assembly.outcome import StageResult, result
 from flowmason.compiler import compile_pipeline
 from flowmason.component import ComponentSpec, is_component, spec_of
 from flowmason.errors import Code, Failure, Fault, FlowMasonError
-from flowmason.event import Recorded, StageEvent, StageExpanded, StageLost
+from flowmason.event import Recorded, RunAdopted, StageEvent, StageExpanded, StageLost
 from flowmason.executor import WorkerSettings
 from flowmason.executor_local import LocalExecutor
 from flowmason.ids import RunId, format_path
@@ -231,6 +231,14 @@ class Engine:
         running.start()
         return running
 
+    async def adopt(self, journal: Journal, run_id: RunId, plan: Plan) -> Running:
+        """Walk a run that a journal holds."""
+        watcher = Watcher()
+        host = RunHost(Stores(journal, self.values, "memory:", self.url), self.executor, feeds=[watcher])
+        running = Running(self, host, run_id, plan, watcher)
+        running.start()
+        return running
+
     async def run(self, document: Mapping[str, Any], given: Mapping[str, Any] | None = None, **more: Any) -> Result:
         """Run a document to its end."""
         return await (await self.begin(document, given, **more)).end()
@@ -242,7 +250,8 @@ class Engine:
         found = result(picture, self.values, executor="local", items=True, limit=None)
         events = await journal.read(running.run_id)
         lost = [each.event.failure for each in events if isinstance(each.event, StageLost)]
-        assert not lost, lost  # nothing here kills a worker
+        adopted = any(isinstance(each.event, RunAdopted) for each in events)
+        assert adopted or not lost, lost  # nothing here kills a worker
         return Result(
             run_id=running.run_id,
             status=found.status,

@@ -12,6 +12,7 @@ from flowmason.component import ComponentSpec
 from flowmason.expressions import Fields, Path, Static, Template
 from flowmason.ids import StageId
 from flowmason.plan import (
+    FORMAT,
     Arm,
     Body,
     ComponentRef,
@@ -52,6 +53,7 @@ def assemble(work: Work) -> Plan:
         name=pipeline.name,
         version=pipeline.version,
         scope=scope,
+        format=FORMAT,
         components=_components(work.drafts),
         input_schema={} if says_nothing(pipeline.input_schema) else pipeline.input_schema,
         output_schema=output_schema,

@@ -50,6 +50,7 @@ def new_run(
         input=keep(values, org_id, prepared),
         pipeline=plan.name,
         version=plan.version,
+        format=ev.FORMAT,
         parent=parent,
         options=options or {},
     )

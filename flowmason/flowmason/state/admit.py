@@ -43,10 +43,10 @@ def admits(state: RunState, event: ev.StageEvent) -> str | None:
         return None if stage.status is Status.RUNNING else "the stage is not running"
     if stage.body is not None:
         return _owner(stage, event)
-    if stage.stage.effect is not Effect.PURE:
+    if stage.stage.effect is not Effect.PURE and not isinstance(event, ev.StageSkipped):
         if stage.status is not Status.RUNNING:
             return "the stage has an effect and its start is not recorded"
-    elif stage.missing or stage.scope.doomed is not None:
+    elif stage.missing or stage.scope.doomed is not None or stage.status is not Status.PENDING:
         return "the stage may not start"
     if not isinstance(event, ev.StageSkipped) and event.attempt != stage.attempt:
         return f"attempt {event.attempt} was given up; {stage.attempt} counts"

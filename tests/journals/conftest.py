@@ -1,0 +1,17 @@
+"""The engine of the running tests, to drive journals with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from running.kit import Engine
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    made = Engine(tmp_path_factory.mktemp("values"))
+    yield made
+    asyncio.run(made.executor.close())
