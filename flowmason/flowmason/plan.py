@@ -17,7 +17,7 @@ import msgspec
 from flowmason import value
 from flowmason.expressions import Template
 from flowmason.ids import PlanId, StageId, sha256
-from flowmason.policy import Effect, OnLost, Placement, Resources, RetryPolicy
+from flowmason.policy import LOST_BUDGET, Effect, OnLost, Placement, Resources, RetryPolicy
 
 FORMAT = 1
 """Rises when a driver of an older FlowMason could misread a Plan."""
@@ -97,6 +97,8 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     on_lost: OnLost = OnLost.RERUN
     placement: Placement = Placement.TASK
     retry: RetryPolicy = RetryPolicy()
+    lost_budget: int = LOST_BUDGET
+    """How many attempts may be lost with their workers; none where the file says `max_retries: 0`."""
     timeout_ms: int = 30_000
     """Of one attempt; for a stage with a body, of its own evaluation."""
     body_timeout_ms: int | None = None

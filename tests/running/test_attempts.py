@@ -107,6 +107,12 @@ def test_without_a_timeout_of_its_own_a_stage_has_that_of_its_kind(engine: Engin
     assert stages == {"operator": 30_000, "node": 60_000, "own": 150}
 
 
+def test_no_retries_when_written_out_mean_that_no_loss_is_repeated_either(engine: Engine) -> None:
+    plan = engine.plan(pipe(touch("none", retry_config=retry(0)), touch("usual"), touch("some", retry_config=retry(2))))
+    budgets: dict[str, Any] = {str(name): found.lost_budget for name, found in plan.stages.items()}
+    assert budgets == {"none": 0, "usual": 3, "some": 3}
+
+
 async def test_a_timeout_on_a_loop_bounds_its_whole_body(engine: Engine) -> None:
     for make in (say, touch):
         result = await engine.run(

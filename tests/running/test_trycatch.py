@@ -227,6 +227,34 @@ async def test_a_failed_cleanup_fails_the_stage(engine: Engine) -> None:
     assert result.error.stage == "close"
 
 
+async def test_a_failed_cleanup_keeps_what_came_before_as_its_cause(engine: Engine) -> None:
+    result = await engine.run(
+        pipe(
+            guard(["a"], [], ["close"], error_scope="propagate"),
+            say("a", error="ValueError", message="first"),
+            say("close", error="KeyError", message="second"),
+        )
+    )
+    assert result.error is not None and result.error.cause is not None
+    assert (result.error.stage, result.error.cause.message) == ("close", "first")
+
+
+@pytest.mark.parametrize(("where", "ran"), [("catch", ["a", "close"]), ("finally", ["a", "mend"])])
+async def test_a_return_in_the_catch_or_the_cleanup_returns(engine: Engine, where: str, ran: list[str]) -> None:
+    mend, close = (["back"], ["close"]) if where == "catch" else (["mend"], ["back"])
+    result = await engine.run(
+        pipe(
+            guard(["a"], mend, close),
+            say("a", error="ValueError"),
+            stage("back", "return", return_value="{{error.type}}"),
+            touch("mend" if where == "finally" else "close"),
+            touch("never", depends_on=["guard"]),
+        )
+    )
+    assert (result.status, result.output) == ("completed", "ValueError")
+    assert result.ran() == ran
+
+
 async def test_without_a_catch_an_error_is_taken_in_silence_or_goes_on(engine: Engine) -> None:
     stages = (say("a", error="ValueError"), say("close"), say("end", "{{upstream.guard.status}}"))
     result = await engine.run(pipe(guard(["a"], [], ["close"]), *stages))

@@ -24,7 +24,7 @@ from flowmason.plan import (
     SubPipelineBody,
     TryCatchBody,
 )
-from flowmason.policy import Placement, Resources, RetryPolicy
+from flowmason.policy import LOST_BUDGET, Placement, Resources, RetryPolicy
 
 OUTPUT = StageId("$output")
 """Id (and component) of the stage that holds the pipeline's output against its `output_schema`."""
@@ -79,7 +79,7 @@ def _stage(work: Work, draft: Draft) -> Stage:
     spec = spec.settle(draft.inputs)
     body = _body(work, draft)
     resources = _resources(spec.resources, draft.source.resources)
-    asked = draft.source.timeout_ms
+    asked, asked_retry = draft.source.timeout_ms, draft.source.retry_config
     settings = draft.source.llm
     return Stage(
         id=draft.id,
@@ -97,6 +97,7 @@ def _stage(work: Work, draft: Draft) -> Stage:
         on_lost=spec.on_lost,
         placement=Placement.TASK if resources else spec.placement,
         retry=_retry(draft, spec),
+        lost_budget=0 if asked_retry is not None and asked_retry.max_retries == 0 else LOST_BUDGET,
         timeout_ms=spec.timeout_ms if asked is None or body is not None else asked,
         body_timeout_ms=_body_timeout(draft, body),
         resources=resources,

@@ -271,14 +271,15 @@ class Bodies:
             if outcome.kind == "finished":
                 rethrow = guard.settings.get("error_scope", "continue") == "propagate"
                 guard.pending = Outcome("failed", failure=guard.error) if rethrow else FINISHED
-            elif outcome.kind == "failed" and outcome.failure is not None:
-                failure = msgspec.structs.replace(outcome.failure, cause=outcome.failure.cause or guard.error)
-                guard.pending = Outcome("failed", failure=failure)
+            elif outcome.kind == "failed":
+                guard.pending = _caused(outcome, guard.error)
             else:
                 guard.pending = outcome
             self._enter(owner, Role.CLEANUP, body.cleanup)
         else:
-            if outcome.kind == "failed" or outcome.kind == "returned":
+            if outcome.kind == "failed":
+                guard.pending = _caused(outcome, guard.error)
+            elif outcome.kind == "returned":
                 guard.pending = outcome
             guard.over = True
             self.settle(owner)
@@ -343,6 +344,14 @@ class Bodies:
         self.fresh.extend(stage for stage in scope.stages.values() if stage.ready)
         # Everything in it may have ended while it was doomed.
         self.check(scope)
+
+
+def _caused(outcome: Outcome, first: Failure | None) -> Outcome:
+    """The failure of a rescue or cleanup, with what it was to mend as its cause."""
+    assert outcome.failure is not None
+    if first is None or outcome.failure.cause is not None:
+        return outcome
+    return Outcome("failed", failure=msgspec.structs.replace(outcome.failure, cause=first))
 
 
 def error_value(failure: Failure) -> Value:

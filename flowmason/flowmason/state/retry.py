@@ -5,7 +5,7 @@ from __future__ import annotations
 from flowmason import event as ev
 from flowmason.errors import Code, Failure, Retry
 from flowmason.ids import format_path
-from flowmason.policy import LOST_BUDGET, OnLost
+from flowmason.policy import OnLost
 from flowmason.state.tree import StageState
 from flowmason.usage import Usage
 
@@ -45,7 +45,7 @@ def after_failure(
 def after_loss(stage: StageState, failure: Failure) -> ev.StageLost | ev.StageFailed:
     """`stage.lost` where the attempt may be repeated, else `stage.failed`.
 
-    A lost unsafe call ends as `OUTCOME_UNKNOWN`; any other is repeated at most `LOST_BUDGET` times.
+    A lost unsafe call ends as `OUTCOME_UNKNOWN`; any other is repeated at most `Stage.lost_budget` times.
     """
     failure = failure.at(format_path(stage.path))
     if stage.stage.on_lost is OnLost.UNKNOWN:
@@ -58,7 +58,7 @@ def after_loss(stage: StageState, failure: Failure) -> ev.StageLost | ev.StageFa
             + format_path(stage.path),
         )
         return ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=unknown)
-    if stage.lost < LOST_BUDGET:
+    if stage.lost < stage.stage.lost_budget:
         return ev.StageLost(path=stage.path, attempt=stage.attempt, failure=failure)
     return ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=failure)
 

@@ -1,0 +1,1 @@
+"""Properties of the pure machine, over journals that the simulation makes."""
