@@ -84,7 +84,7 @@ class Fm:
         return json.loads(self.out)
 
     def __repr__(self) -> str:
-        state = self.process.returncode
+        state = self.process.poll()
         return f"fm {' '.join(self.args)} -> {state}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
 
