@@ -141,7 +141,7 @@ def _spellings(value: Any) -> list[str]:
 
 
 def foreach(inputs: Mapping[str, Any]) -> Decision:
-    """Make the list of items: a list as it is, an object as `{key, value}` by its keys' order, both filtered if asked."""
+    """Make the list of items: a list as it is, an object as `{key, value}` sorted by key; both filtered if asked."""
     form = read(forms.Foreach, inputs)
     for field in ("item_variable", "index_variable"):
         name = getattr(form, field)
