@@ -19,6 +19,9 @@ from flowmason.state import ForeachState, Role, RunState, ScopeState, StageState
 from flowmason.state.lookup import value_of
 from flowmason.value import Value
 
+LOOK_AHEAD = 256
+"""How many stages a first load may hold; what its worker does not get to in its time comes back."""
+
 
 @dataclass(slots=True)
 class Load:
@@ -43,7 +46,7 @@ def share(ready: Sequence[StageState], workers: int, size: int, taken: set[Stage
     """Split cheap ready stages into loads for `workers` free workers, each looking ahead.
 
     A load begins with `ready ÷ workers` stages or `size`, whichever is more, and grows to at most
-    four times `size` (64 at least) by stages that need nothing outside the load. `taken` are paths
+    four times `size` (`LOOK_AHEAD` at least) by stages that need nothing outside the load. `taken` are paths
     under way elsewhere; the paths of the loads are added to it.
     """
     if not ready or workers < 1:
@@ -56,7 +59,7 @@ def share(ready: Sequence[StageState], workers: int, size: int, taken: set[Stage
         load = Load(list(ready[start : start + per_load]))
         taken.update(stage.path for stage in load.stages)
         if size > 1:
-            _look_ahead(load, max(64, 4 * size), taken)
+            _look_ahead(load, max(LOOK_AHEAD, 4 * size), taken)
         loads.append(load)
     return loads
 

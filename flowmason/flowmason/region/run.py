@@ -232,7 +232,7 @@ class RegionRun:
         """A foreach's list, decoded once. Its items are shared: copy what is handed out."""
         items = self.lists.get(id(source))
         if items is None:
-            items = self.lists[id(source)] = self.data.load(source)
+            items = self.lists[id(source)] = self.worker.items_of(self.region.org_id, source, self.data)
         return items
 
     def error_of(self, stage: StageState) -> Failure | None:

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flowmason import control
 from flowmason.errors import Code, Failure, FlowMasonError, StageError
@@ -23,14 +23,18 @@ from flowmason.plan import decode as decode_plan
 from flowmason.region.run import RegionRun
 from flowmason.report import Ended, Region, Report
 from flowmason.state import StageState
+from flowmason.value import Stored, Value
 
 if TYPE_CHECKING:
     from flowmason.control import Decision
+    from flowmason.region.data import Data
     from flowmason.region.mocks import Mocks
     from flowmason.region.services import Services
     from flowmason.registry import Loaded
 
 PULSE_S = 0.02
+_KEPT_LISTS = 4
+_KEPT_LIST_BYTES = 16 * 1024 * 1024
 
 
 class Worker:
@@ -54,6 +58,7 @@ class Worker:
         self._templates: dict[int, tuple[Stage, Callable[[Mapping[str, Any], Any], Any]]] = {}
         self._scopes: dict[PlanId, dict[StageId, Scope]] = {}
         self._components: dict[str, Loaded] = {}
+        self._lists: dict[tuple[OrgId, Digest], list[Any]] = {}
         self._rng = random.Random()
         self._active: weakref.WeakSet[RegionRun] = weakref.WeakSet()
         self._pulse: threading.Thread | None = None
@@ -132,6 +137,18 @@ class Worker:
             found = (stage, prepare(stage.inputs))
             self._templates[id(stage)] = found
         return found[1]
+
+    def items_of(self, org_id: OrgId, source: Value, data: Data) -> list[Any]:
+        """A foreach's list. A long one serves many regions, so the latest few stay decoded."""
+        if not isinstance(source, Stored) or source.size > _KEPT_LIST_BYTES:
+            return cast("list[Any]", data.load(source))
+        key = (org_id, source.digest)
+        items = self._lists.get(key)
+        if items is None:
+            items = self._lists[key] = data.load(source)
+            while len(self._lists) > _KEPT_LISTS:
+                del self._lists[next(iter(self._lists))]
+        return items
 
     # -- components ------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ class Loaded:
         from pydantic import ValidationError
         from pydantic_core import PydanticSerializationError
 
+        self._plain_fields = _plain_fields(cls.Output)
         self._invalid = ValidationError
         self._unwritable = (PydanticSerializationError, TypeError, ValueError, RecursionError)
 
@@ -97,6 +98,10 @@ class Loaded:
                     f"the output of {self.spec.name} is wrong: " + "; ".join(fault["text"] for fault in faults),
                     details={"errors": [{k: v for k, v in fault.items() if k != "text"} for fault in faults]},
                 ) from None
+        if self._plain_fields is not None and type(result) is self._output:
+            held = result.__dict__
+            if all(type(held.get(name)) is kind for name, kind in self._plain_fields):
+                return {name: held[name] for name, _ in self._plain_fields}
         try:
             plain: dict[str, Any] = result.model_dump(by_alias=True, warnings="error")
             if all(type(item) in _SCALARS for item in plain.values()):
@@ -104,6 +109,24 @@ class Loaded:
             return msgspec.to_builtins(plain, builtin_types=(bytes,), str_keys=True, enc_hook=_plain)
         except self._unwritable as error:
             raise InvalidOutputError(f"the output of {self.spec.name} cannot be written as data: {error}") from None
+
+
+def _plain_fields(model: type[Any]) -> tuple[tuple[str, type], ...] | None:
+    """Fields and their types where what they hold is what `model_dump` gives; None where it may differ."""
+    from pydantic import BaseModel
+
+    adorned = model.__pydantic_decorators__
+    if model.model_dump is not BaseModel.model_dump or model.model_config.get("extra") == "allow":
+        return None
+    if adorned.computed_fields or adorned.field_serializers or adorned.model_serializers:
+        return None
+    found: list[tuple[str, type]] = []
+    for name, field in model.model_fields.items():
+        special = field.metadata or field.serialization_alias or field.exclude or getattr(field, "exclude_if", None)
+        if special or field.annotation not in (str, int, float, bool):
+            return None
+        found.append((name, field.annotation))
+    return tuple(found)
 
 
 _loaded: dict[tuple[str, str, str], Loaded] = {}
