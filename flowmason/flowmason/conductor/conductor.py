@@ -99,11 +99,13 @@ class Conductor:
         self._beside: dict[RunId, tuple[RunRow, list[LogLine], list[Delta]]] = {}
         self._storing: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        self._beaten = 0.0
 
     # -- life ------------------------------------------------------------------------------------
 
     async def run(self, *, until_idle: bool = False) -> None:
         """Beat, claim and walk until `stop`; with `until_idle`, until no run is left to walk."""
+        self._beaten = asyncio.get_running_loop().time()
         await self.journal.enlist(self.id, self._host, self._pid)
         beating = asyncio.get_running_loop().create_task(self._keep_beating())
         try:
@@ -151,10 +153,12 @@ class Conductor:
         """Beat in a task of its own, so that a slow store delays nothing else."""
         while True:
             try:
+                begun = asyncio.get_running_loop().time()
                 if not await self.journal.beat(self.id):
                     log.error("conductor %s was declared dead; it stops", self.id)
                     self.stop()
                     return
+                self._beaten = begun
                 if self._only is None:
                     await self._observe(asyncio.get_running_loop().time())
             except JournalError as error:
@@ -236,6 +240,10 @@ class Conductor:
         self.failures[run_id] = error
 
     # -- room ------------------------------------------------------------------------------------
+
+    def fresh(self) -> bool:
+        """Whether the last beat is so recent that no observer can have taken this conductor for dead."""
+        return asyncio.get_running_loop().time() - self._beaten < SILENCE_S / 2
 
     def room(self) -> Room:
         """How many more regions fit: twice the task slots, so that a worker finds the next one waiting."""

@@ -38,6 +38,10 @@ class Surroundings(Protocol):
     storage_patience_s: float
     """How long a walker waits for a store that refuses before it gives its run up."""
 
+    def fresh(self) -> bool:
+        """Whether the conductor has beaten lately: nobody can have taken it for dead."""
+        ...
+
     def room(self) -> Room:
         """How many more regions fit now."""
         ...

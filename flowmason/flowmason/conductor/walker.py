@@ -120,10 +120,15 @@ class Walker:
             if self.state.ended or self.state.pausing or self.state.status is not Status.RUNNING:
                 break
             dispatched = self._dispatcher.dispatch(self._conductor.room(), self._conductor.now(), self._clock())
-            for flight in dispatched.pure:
-                self._submit(flight)
-            effects += dispatched.effects
-            self._conductor.reserved(dispatched.effects)
+            waiting = dispatched.effects
+            if self._conductor.fresh():
+                # Pure work need not wait for the commit of what led to it: should that fail, it is thrown away.
+                for flight in dispatched.pure:
+                    self._submit(flight)
+            else:
+                waiting = [*dispatched.pure, *waiting]
+            effects += waiting
+            self._conductor.reserved(waiting)
             for placement in dispatched.short:
                 self._conductor.await_room(self.row.run_id, placement)
             for started in dispatched.events:
