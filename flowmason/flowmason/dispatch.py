@@ -38,8 +38,8 @@ class Load:
 
 
 def is_cheap(stage: StageState) -> bool:
-    """Whether a stage may travel with others; of a stage with a body that goes for its own evaluation."""
-    return stage.stage.light
+    """Whether a stage may travel with others of its placement; of one with a body that goes for its own evaluation."""
+    return stage.stage.effect is Effect.PURE and not stage.stage.resources
 
 
 def share(ready: Sequence[StageState], workers: int, size: int, taken: set[StagePath]) -> list[Load]:
@@ -79,6 +79,7 @@ def _look_ahead(load: Load, limit: int, taken: set[StagePath]) -> None:
                 and dependent.path not in chosen
                 and dependent.path not in taken
                 and is_cheap(dependent)
+                and dependent.stage.placement is stage.stage.placement
                 and all(_met(scope, need, chosen) for need in dependent.stage.needs)
             ):
                 load.stages.append(dependent)

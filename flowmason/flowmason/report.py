@@ -84,6 +84,9 @@ class Region(msgspec.Struct, frozen=True, omit_defaults=True):
     resources: Resources = Resources()
     slots: int = 16
     """How many of its stages may overlap while they wait."""
+    bounded: bool = False
+    """Whether a limit on how much runs at once leaves nobody else room for more: then what waits in the region may
+    stay there for as long as all its slots only wait."""
     budget_ms: float = 20.0
     """After this long nothing new is started; the rest goes back."""
     options: dict[str, Any] = {}

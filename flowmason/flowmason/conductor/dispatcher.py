@@ -28,6 +28,17 @@ class Room:
     tasks: int
     hosts: int
 
+    def of(self, where: Placement) -> int:
+        """The room there."""
+        return self.tasks if where is Placement.TASK else self.hosts
+
+    def take(self, where: Placement) -> None:
+        """One region goes there."""
+        if where is Placement.TASK:
+            self.tasks -= 1
+        else:
+            self.hosts -= 1
+
 
 @dataclass(slots=True)
 class Dispatched:
@@ -92,16 +103,18 @@ class Dispatcher:
     def dispatch(self, room: Room, now: int, clock: float) -> Dispatched:
         """Plan the next flights. `now` in ms, `clock` in loop seconds."""
         done = Dispatched()
-        cheap: list[StageState] = []
+        cheap: dict[Placement, list[StageState]] = {Placement.TASK: [], Placement.HOST: []}
         for path, stage in list(self.ready.items()):
             if not stage.ready:
                 del self.ready[path]
             elif stage.not_before <= now and not self._flights.covers(stage):
                 if is_cheap(stage) and path not in self._flights.suspects:
-                    cheap.append(stage)
+                    cheap[placement(stage)].append(stage)
                 else:
                     self._one(stage, room, clock, done)
-        self._share(cheap, room, clock, done)
+        for where, stages in cheap.items():
+            if stages:
+                self._share(stages, where, room, clock, done)
         for owner in self.loops.values():
             if owner.stage.pure:
                 self._items(owner, room, clock, done)
@@ -129,16 +142,10 @@ class Dispatcher:
             return
         if self._left() == 0:
             return
-        if where is Placement.HOST:
-            if room.hosts < 1:
-                done.short.add(where)
-                return
-            room.hosts -= 1
-        else:
-            if room.tasks < 1:
-                done.short.add(where)
-                return
-            room.tasks -= 1
+        if room.of(where) < 1:
+            done.short.add(where)
+            return
+        room.take(where)
         load = Load([stage])
         effect = is_effect(stage)
         flight = self._flight(load, where, clock, effect=effect, slots=1, resources=stage.stage.resources)
@@ -150,23 +157,30 @@ class Dispatcher:
         else:
             done.pure.append(flight)
 
-    def _share(self, cheap: list[StageState], room: Room, clock: float, done: Dispatched) -> None:
-        if not cheap:
+    def _share(self, cheap: list[StageState], where: Placement, room: Room, clock: float, done: Dispatched) -> None:
+        free = room.of(where)
+        if free < 1:
+            done.short.add(where)
             return
+        # A host is one process: what it overlaps gains nothing by being divided further than its slots ask for.
+        regions = free if where is Placement.TASK else min(free, -(-len(cheap) // REGION_SLOTS))
         left = self._left()
-        if room.tasks < 1:
-            done.short.add(Placement.TASK)
-        workers = room.tasks if left is None else min(room.tasks, left)
-        if workers < 1:
+        if left is not None:
+            # What others run under the same limit keeps its part of what waits.
+            cheap = cheap[: -(-len(cheap) * left // (left + self._flights.slots))]
+            regions = min(regions, left)
+        if regions < 1:
             return
-        slots = REGION_SLOTS if left is None else min(REGION_SLOTS, left // workers)
-        size = 1 if self.lone else self.size
         taken = set(self._flights.held)
-        for load in share(cheap, workers, size, taken):
-            room.tasks -= 1
-            done.pure.append(self._flight(load, Placement.TASK, clock, slots=slots))
-        if room.tasks < 1 and any(stage.path not in taken for stage in cheap):
-            done.short.add(Placement.TASK)
+        loads = share(cheap, regions, 1 if self.lone else self.size, taken)
+        for number, load in enumerate(loads):
+            slots = REGION_SLOTS
+            if left is not None:
+                slots = min(slots, left // len(loads) + (number < left % len(loads)))
+            room.take(where)
+            done.pure.append(self._flight(load, where, clock, slots=slots, bounded=left is not None))
+        if room.of(where) < 1 and any(stage.path not in taken for stage in cheap):
+            done.short.add(where)
 
     def _items(self, owner: StageState, room: Room, clock: float, done: Dispatched) -> None:
         body = owner.body
@@ -197,7 +211,8 @@ class Dispatcher:
             room.tasks -= 1
             load = Load(items=[(owner, tuple(taken))])
             slots = free // regions + (number < free % regions)
-            done.pure.append(self._flight(load, Placement.TASK, clock, slots=min(slots, REGION_SLOTS)))
+            slots = min(slots, REGION_SLOTS)
+            done.pure.append(self._flight(load, Placement.TASK, clock, slots=slots, bounded=True))
 
     def _flight(
         self,
@@ -209,6 +224,7 @@ class Dispatcher:
         slots: int,
         resources: Resources = Resources(),  # noqa: B008 - frozen
         attach: bool = False,
+        bounded: bool = False,
     ) -> Flight:
         state = self._state
         self._counter += 1
@@ -226,6 +242,7 @@ class Dispatcher:
             attach=attach,
             resources=resources,
             slots=slots,
+            bounded=bounded,
             budget_ms=self._budget_ms,
             options=worker_options(state.options),
         )

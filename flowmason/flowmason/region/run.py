@@ -29,6 +29,8 @@ from flowmason.value import Value
 if TYPE_CHECKING:
     from flowmason.region.worker import Worker
 
+_EARLY_S = 0.005
+
 
 class RegionRun:
     """The running of one region. `worker` is what all regions of the process share."""
@@ -52,6 +54,7 @@ class RegionRun:
         self._events: list[ev.StageEvent] = []
         self._side: list[Side] = []
         self._running: dict[StagePath, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._released = False
         self._numbers: dict[tuple[StagePath, int], int] = {}
 
@@ -63,6 +66,8 @@ class RegionRun:
             for piece in self.region.pieces:
                 self._open(piece)
             self._settle()
+            if self._lanes and not self.region.effect:
+                self._watch()
             while self._lanes:
                 await self._idle.wait()
                 self._idle.clear()
@@ -71,7 +76,37 @@ class RegionRun:
             await self._stop()
             self.flush(Ended.CANCELLED)
             raise
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
         self.flush(Ended.DONE)
+
+    def _watch(self) -> None:
+        """Look again when (or, where more time may be had, shortly before) the region's time is over.
+
+        Where the loop is blocked then, the pulse says what may go elsewhere.
+        """
+        left = self._deadline - self.worker.monotonic()
+        wait = max(0.001, left - _EARLY_S if self.region.bounded and left > _EARLY_S else left)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(wait, self._look, loop.time() + wait)
+
+    def _look(self, due: float) -> None:
+        prompt = asyncio.get_running_loop().time() - due < _EARLY_S / 2
+        with self._lock:
+            if self.region.bounded and prompt and self._full and not self._released:
+                self._deadline = self.worker.monotonic() + self.region.budget_ms / 1000
+        if self.over:
+            self.flush()
+        else:
+            self._watch()
+
+    @property
+    def _full(self) -> bool:
+        """Whether everything that may run at once is under way, and something is left for later."""
+        if len(self._lanes) < self.region.slots and any(loop.wanted for loop in self._loops):
+            return False
+        return bool(self._queue) or any(not loop.finished for loop in self._loops)
 
     @property
     def over(self) -> bool:
