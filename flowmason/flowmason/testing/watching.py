@@ -45,5 +45,9 @@ def watch(
     changes = watchfiles.watch(
         *folders, watch_filter=wanted, debounce=debounce_ms, stop_event=stop, raise_interrupt=False
     )
-    for changed in changes:
-        again(sorted({Path(name) for _, name in changed}))
+    try:
+        for changed in changes:
+            again(sorted({Path(name) for _, name in changed}))
+    except KeyboardInterrupt:
+        # watchfiles takes the interrupt only while it waits; it may also come just before or after.
+        return
