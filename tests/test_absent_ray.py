@@ -67,7 +67,7 @@ def test_every_module_of_the_heart_imports(without_ray: Path) -> None:
     names = [module.name for module in pkgutil.walk_packages(folders, "flowmason.")]
     wanted = [name for name in names if ".migrations." not in name]  # Alembic runs those
     if importlib.util.find_spec("psycopg") is None:
-        wanted.remove("flowmason.journal_sql.postgres")
+        wanted.remove("flowmason.database.postgres")
     assert len(wanted) > 150
     code = (
         f"import importlib, sys\nfor name in {wanted!r}: importlib.import_module(name)\nassert 'ray' not in sys.modules"

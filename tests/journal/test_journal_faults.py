@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from flowmason.database import connections as database
+from flowmason.database.connections import Connection, SqliteDatabase
 from flowmason.errors import Code, FormatError, JournalError, Retry
 from flowmason.event import RunSubmitted, encode_events
 from flowmason.ids import RunId
-from flowmason.journal_sql import SqlJournal, database, open_journal
-from flowmason.journal_sql.database import Connection, SqliteDatabase
+from flowmason.journal_sql import SqlJournal, open_journal
 from flowmason.journal_sql.operations import AddEvents, Beat, Post
 from flowmason.journal_sql.writer import Writer
 from flowmason.value import inline

@@ -11,9 +11,10 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from flowmason.database import default_journal_url, normalise_url
+from flowmason.database.migrating import FOLDER, REVISIONS
 from flowmason.errors import EngineUnavailableError, FormatError, JournalError, UsageError
-from flowmason.journal_sql import default_journal_url, normalise_url, open_journal
-from flowmason.journal_sql.migrating import FOLDER, REVISIONS
+from flowmason.journal_sql import open_journal
 from flowmason.values_fs import default_values_url
 from journal_samples import SQL, claimed, contiguous
 

@@ -20,7 +20,7 @@ GROUP = "flowmason.executors"
 
 def journal_url(root: Path | None, environ: Mapping[str, str]) -> str:
     """Where the journal of a project (or of none) lies."""
-    from flowmason.journal_sql.urls import default_journal_url
+    from flowmason.database.urls import default_journal_url
 
     return default_journal_url(root, environ)
 

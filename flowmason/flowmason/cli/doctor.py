@@ -146,9 +146,9 @@ def _stores(workspace: Any) -> Iterator[Check]:
 
 async def _journal(workspace: Any) -> str:
     from flowmason.assembly.engine import journal_url
+    from flowmason.database.urls import without_password
     from flowmason.ids import LOCAL_ORG
     from flowmason.journal_sql import open_journal
-    from flowmason.journal_sql.urls import without_password
 
     url = journal_url(workspace.root, workspace.environ)
     journal = open_journal(url)

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
+from flowmason.database.connections import Connection, Database
 from flowmason.errors import FencedError, JournalError
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId, format_path
 from flowmason.journal import Append, Claimed, Command, NewRun, RunRow
 from flowmason.journal_sql import frames, rows
-from flowmason.journal_sql.database import Connection, Database
 from flowmason.report import Delta, LogLine
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from flowmason.database.connections import Connection
 from flowmason.errors import Code, JournalError, UsageError
 from flowmason.ids import OrgId, RunId
 from flowmason.journal import TERMINAL, RunRow
-from flowmason.journal_sql.database import Connection
 
 COLUMNS = (
     "run_id, org_id, plan_id, pipeline, version, status, epoch, seq, owner, wake_at, priority, parent,"

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from flowmason.database.connections import Connection, Database, Trouble, database, unreachable
+from flowmason.database.migrating import migrate
 from flowmason.errors import FlowMasonError, JournalError
 from flowmason.event import Frame, Recorded
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId
 from flowmason.journal import Append, Claimed, Command, NewRun, RunRow
 from flowmason.journal_sql import frames, operations, rows
-from flowmason.journal_sql.database import Connection, Database, Trouble, database, unreachable
-from flowmason.journal_sql.migrating import migrate
 from flowmason.journal_sql.writer import Writer
 from flowmason.report import Delta, LogLine
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from flowmason.database.connections import Connection, Database, Trouble
 from flowmason.errors import FlowMasonError, JournalError
-from flowmason.journal_sql.database import Connection, Database, Trouble
 from flowmason.journal_sql.operations import Operation
 
 BATCH_LIMIT = 512

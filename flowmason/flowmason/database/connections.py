@@ -14,8 +14,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
+from flowmason.database import urls
 from flowmason.errors import EngineUnavailableError, JournalError, Retry
-from flowmason.journal_sql import urls
 
 BUSY_TIMEOUT_S = 10.0
 """How long a writer waits for another process's transaction on the same SQLite file."""
@@ -79,7 +79,7 @@ def database(url: str) -> Database:
     url = urls.normalise_url(url)
     if url.startswith("sqlite"):
         return SqliteDatabase(url)
-    from flowmason.journal_sql.postgres import PostgresDatabase
+    from flowmason.database.postgres import PostgresDatabase
 
     return PostgresDatabase(url)
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flowmason.database import urls
+from flowmason.database.connections import Connection, Database
 from flowmason.errors import FormatError
-from flowmason.journal_sql import urls
-from flowmason.journal_sql.database import Connection, Database
 
 REVISIONS: Sequence[str] = ("0001",)
 """Every revision of the tree, in order; a test holds it to the tree."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
+from flowmason.database import urls
+from flowmason.database.connections import Connection, Rows, Trouble
 from flowmason.errors import EngineUnavailableError, JournalError, Retry
-from flowmason.journal_sql import urls
-from flowmason.journal_sql.database import Connection, Rows, Trouble
 
 try:
     import psycopg
