@@ -140,7 +140,23 @@ def _faults(schema: Mapping[str, Any], value: Any, pointer: str, code: str) -> I
         yield Fault(f"{len(errors) - _MAX_FAULTS} more faults are not listed", pointer, code=code)
 
 
+_KEPT_VALIDATORS = 64
+_validators: dict[int, tuple[Mapping[str, Any], Validator]] = {}
+
+
 def _validator(schema: Mapping[str, Any]) -> Validator:
+    """The validator of a schema; those of the latest few are kept, since many runs have the same."""
+    known = _validators.get(id(schema))
+    if known is not None and known[0] is schema:
+        return known[1]
+    made = _make_validator(schema)
+    while len(_validators) >= _KEPT_VALIDATORS:
+        _validators.pop(next(iter(_validators)), None)
+    _validators[id(schema)] = (schema, made)
+    return made
+
+
+def _make_validator(schema: Mapping[str, Any]) -> Validator:
     from jsonschema import Draft202012Validator
     from jsonschema.validators import validator_for
     from referencing import Registry

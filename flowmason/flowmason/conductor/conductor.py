@@ -209,13 +209,15 @@ class Conductor:
             self._only.remove(row.run_id)
 
         def landed(task: asyncio.Task[None]) -> None:
+            full = len(self._tasks) >= self._capacity
             self._tasks.pop(row.run_id, None)
             self.walkers.pop(row.run_id, None)
             self.offer_room()
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("walking run %s failed", row.run_id, exc_info=error)
                 self.failures[row.run_id] = JournalError(f"the conductor failed: {error!r}", code=Code.INTERNAL)
-            self._look.set()
+            if full or not self._tasks:
+                self._look.set()
 
         task.add_done_callback(landed)
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from flowmason import event as ev
 from flowmason import value
-from flowmason.ids import LOCAL_ORG, OrgId, RunId, sha256
+from flowmason.ids import LOCAL_ORG, OrgId, PlanId, RunId, sha256
 from flowmason.inputs import prepare_input
 from flowmason.journal import NewRun
 from flowmason.plan import Plan
 from flowmason.policy import INLINE_LIMIT
 from flowmason.value import Value
 from flowmason.values import ValueStore
+
+_PUT_AGAIN_MS = 60_000
+_PLANS_NOTED = 1024
+_put: WeakKeyDictionary[ValueStore, dict[tuple[OrgId, PlanId], int]] = WeakKeyDictionary()
+"""When (ms) which Plan was last put into which store."""
 
 
 def keep(values: ValueStore, org_id: OrgId, data: Any) -> Value:
@@ -23,6 +29,17 @@ def keep(values: ValueStore, org_id: OrgId, data: Any) -> Value:
     digest = sha256(encoded)
     values.put(org_id, digest, encoded)
     return value.Stored(digest, len(encoded))
+
+
+def _put_plan(plan: Plan, org_id: OrgId, values: ValueStore, now: int) -> None:
+    """Put the Plan where workers find it, unless that was done within the last minute."""
+    put = _put.setdefault(values, {})
+    key = (org_id, plan.id)
+    if not 0 <= now - put.get(key, -_PUT_AGAIN_MS) < _PUT_AGAIN_MS:
+        values.put(org_id, sha256(plan.encoded), plan.encoded)
+        if len(put) >= _PLANS_NOTED:
+            put.clear()
+        put[key] = now
 
 
 def new_run(
@@ -44,7 +61,7 @@ def new_run(
     The Plan is put into the value store, where workers find it.
     """
     prepared = prepare_input(plan.input_schema, given)
-    values.put(org_id, sha256(plan.encoded), plan.encoded)
+    _put_plan(plan, org_id, values, now)
     submitted = ev.RunSubmitted(
         plan=plan.id,
         input=keep(values, org_id, prepared),

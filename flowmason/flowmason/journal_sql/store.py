@@ -23,6 +23,8 @@ from flowmason.journal_sql.writer import Writer
 from flowmason.report import Delta, LogLine
 
 T = TypeVar("T")
+_Asked = list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]]
+_Answers = list[tuple[asyncio.Future[Any], Any, Exception | None]]
 
 PATIENCE_S = 60.0
 """How long a lost database is waited for before what was asked of it fails."""
@@ -57,6 +59,7 @@ class SqlJournal:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="journal-reader")
         self._reading = threading.local()
         self._connections: list[Connection] = []
+        self._asked: dict[asyncio.AbstractEventLoop, _Asked] = {}
         self._closed = False
 
     @property
@@ -185,9 +188,35 @@ class SqlJournal:
         return await self._read(lambda connection: connection.run(sql, (run_id, kind, after, limit)).fetchall())
 
     async def _read(self, ask: Callable[[Connection], T]) -> T:
+        """Ask in a reader thread. What is asked in the same turn of a loop travels there, and back, together."""
         if self._closed:
             raise JournalError("the journal is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._ask, ask)
+        loop = asyncio.get_running_loop()
+        asked = self._asked.get(loop)
+        if asked is None:
+            asked = self._asked[loop] = []
+            loop.call_soon(self._send_reader, loop)
+        future: asyncio.Future[T] = loop.create_future()
+        asked.append((ask, future))
+        return await future
+
+    def _send_reader(self, loop: asyncio.AbstractEventLoop) -> None:
+        asked = self._asked.pop(loop)
+        try:
+            self._readers.submit(self._answer_all, loop, asked)
+        except RuntimeError:
+            _hand_over([(future, None, JournalError("the journal is closed")) for _, future in asked])
+
+    def _answer_all(self, loop: asyncio.AbstractEventLoop, asked: _Asked) -> None:
+        answers: _Answers = []
+        for ask, future in asked:
+            try:
+                answers.append((future, self._ask(ask), None))
+            except Exception as error:
+                answers.append((future, None, error))
+        # A loop that was closed meanwhile has nobody waiting any more.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_hand_over, answers)
 
     def _ask(self, ask: Callable[[Connection], T]) -> T:
         """Runs in a reader thread; waits for a database that went away."""
@@ -216,6 +245,16 @@ class SqlJournal:
             self._connections.remove(connection)
             with contextlib.suppress(Exception):
                 connection.close()
+
+
+def _hand_over(answers: _Answers) -> None:
+    for future, found, error in answers:
+        if future.done():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(found)
 
 
 def _open(database: Database) -> Connection:
