@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flowmason.event import RunPaused, RunReopened, StageCancelled, StageReopened, StageStarted, ValueEdited
+from flowmason.event import RunFailing, RunPaused, RunReopened, StageCancelled, StageReopened, StageStarted, ValueEdited
 from flowmason.ids import format_path
 from running.kit import Engine, Running, pipe, post, say, stage, touch
 
@@ -204,18 +204,104 @@ async def test_a_loop_whose_item_returned_failed_does_not_go_on_behind_its_retur
     assert (result.status, result.ran()) == ("failed", [])
 
 
-async def test_a_failed_trycatch_runs_its_attempt_again_as_a_round(engine: Engine) -> None:
+async def test_a_failed_trycatch_goes_on_where_it_failed_and_cleans_up_anew(engine: Engine) -> None:
     running = await engine.begin(
         pipe(
-            stage("guard", "trycatch", try_stages=["a"], finally_stages=["close"], catch_error_types=["KeyError"]),
-            touch("a", 1, error="ValueError"),
+            stage("guard", "trycatch", try_stages=["a", "b"], finally_stages=["close"], catch_error_types=["KeyError"]),
+            touch("a", 1),
+            touch("b", "{{upstream.a.value}}", error="ValueError", times=1),
             touch("close"),
         )
     )
     assert (await running.end()).status == "failed"
     result = await running.resume()
-    assert result.ran() == ["a", "close", "guard~2.a", "guard~2.close"]
-    assert len(result.of(StageReopened, "guard")) == 1
+    assert (result.status, result.ran()) == ("completed", ["a", "b", "close", "b", "guard~2.close"])
+    assert len({note.key for note in result.notes if note.path == "b"}) == 1
+    assert len({note.key for note in result.notes if note.path.endswith("close")}) == 2
+    assert len(result.of(StageReopened, "b")) == 1
+
+
+@pytest.mark.parametrize("make", [touch, post])
+async def test_a_trycatch_that_fell_to_a_sibling_keeps_its_round_and_keys(engine: Engine, make: Any) -> None:
+    """Its attempt goes on; what it had cleaned up meanwhile it cleans up once more at its end."""
+    running = await engine.begin(
+        pipe(
+            stage("guard", "trycatch", try_stages=["a", "wait", "b"], finally_stages=["close"]),
+            make("a", 1),
+            say("wait", seconds=0.2, depends_on=["a"]),
+            make("b", "{{upstream.a.value}}", depends_on=["wait"]),
+            touch("close"),
+            touch("other", error="ValueError", seconds=0.1, times=1),
+        )
+    )
+    failed = await running.end()
+    assert (failed.status, failed.stages["guard"].status) == ("failed", "cancelled")
+    assert "b" not in failed.ran()
+    result = await running.resume()
+    assert result.status == "completed"
+    assert [path for path in result.ran() if path not in ("wait", "other")] == ["a", "close", "b", "guard~2.close"]
+    assert result.of(StageReopened, "guard") == []
+
+
+async def test_a_rescue_that_fell_to_a_sibling_goes_on(engine: Engine) -> None:
+    running = await engine.begin(
+        pipe(
+            stage("guard", "trycatch", try_stages=["a"], catch_stages=["first", "wait", "mend"]),
+            touch("a", error="ValueError"),
+            touch("first"),
+            say("wait", seconds=0.3, depends_on=["first"]),
+            touch("mend", "{{error.message}}", depends_on=["wait"]),
+            touch("other", error="ValueError", seconds=0.1, times=1),
+        )
+    )
+    assert (await running.end()).status == "failed"
+    result = await running.resume()
+    assert result.status == "completed"
+    assert [path for path in result.ran() if path not in ("wait", "other")] == ["a", "first", "mend"]
+
+
+async def test_a_failed_cleanup_alone_is_repeated(engine: Engine) -> None:
+    running = await engine.begin(
+        pipe(
+            stage("guard", "trycatch", try_stages=["a"], finally_stages=["open", "close"]),
+            touch("a", 1),
+            touch("open"),
+            touch("close", error="ValueError", times=1, depends_on=["open"]),
+            say("end", "{{upstream.guard.try_result.value}}"),
+        )
+    )
+    assert (await running.end()).status == "failed"
+    result = await running.resume()
+    assert (result.status, result.out("end")) == ("completed", 1)
+    assert result.ran() == ["a", "open", "close", "close", "end"]
+
+
+async def test_two_items_that_failed_at_once_both_go_on(engine: Engine) -> None:
+    running = await engine.begin(
+        pipe(
+            stage("each", "foreach", items=[1, 2], loop_stages=["body", "after"], parallel=True),
+            touch("body", "{{item}}", error="ValueError", seconds=0.1, times=1),
+            touch("after", "{{upstream.body.value}}"),
+            say("end", "{{upstream.each.results}}"),
+        )
+    )
+    assert (await running.end()).status == "failed"
+    result = await running.resume()
+    assert (result.status, result.out("end")) == ("completed", [{"value": 1}, {"value": 2}])
+
+
+@pytest.mark.parametrize("make", [touch, post])
+async def test_a_cancel_shortens_the_wait_of_a_failing_run(engine: Engine, make: Any) -> None:
+    running = await engine.begin(pipe(make("slow", seconds=30), touch("bad", error="ValueError")))
+    await running.until(lambda event: isinstance(event, RunFailing))
+    await running.command("cancel")
+    result = await running.end(seconds=10)
+    assert (result.status, result.stages["slow"].status) == ("failed", "cancelled")
+    failure = result.of(StageCancelled, "slow")[0].failure
+    assert (failure.code if failure is not None else None) == ("OUTCOME_UNKNOWN" if make is post else None)
+    if make is post:  # nobody knows whether it happened, so it is not simply repeated
+        again = await running.resume()
+        assert (again.status, len(again.events)) == ("failed", len(result.events))
 
 
 async def test_resuming_a_completed_run_does_nothing(engine: Engine) -> None:

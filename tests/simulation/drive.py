@@ -92,6 +92,7 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
         )
     )
     commands = loop.create_task(_commands(journal, run_id, rng, ids, now)) if trouble else None
+    reopenings = random.Random(f"{seed}/reopenings").choice((0, 1, 2)) if trouble else 0
     while True:
         crashed.clear()
         conductor = Conductor(
@@ -115,7 +116,10 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
             fell.cancel()
             row = await journal.row(run_id)
             if row is not None and row.status in TERMINAL and not await journal.commands([run_id]):
-                break
+                if row.status != "failed" or reopenings == 0:
+                    break
+                reopenings -= 1
+                await journal.post(Command(id=ids.command(), run_id=run_id, name="resume", at=now()))
             continue
         fell.cancel()
         ended.cancel()

@@ -117,7 +117,8 @@ def _check_unknown(state: RunState, row: RunRow, rerun_unknown: Sequence[str]) -
             code=Code.OUTCOME_UNKNOWN,
             help=f"Look, and if it may happen (again), resume with {flags}.",
         )
-    known = {format_path(event.path) for event in stages} | {str(event.path[-1]) for event in stages}
+    paths = {format_path(event.path) for event in stages} | {*reopening(state)[1]}
+    known = paths | {path.rpartition(".")[2] for path in paths}
     for name in rerun_unknown:
         if name not in known:
             near = did_you_mean(name, sorted(known))

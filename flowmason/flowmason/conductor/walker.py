@@ -291,14 +291,14 @@ class Walker:
             self._conductor.landed(flight)
 
     def _cancel_unwanted(self) -> None:
-        """End flights that nobody waits for; an effect that only fell to a failure may finish."""
+        """End flights that nobody waits for; an effect that only fell to a failure may finish, until somebody cancels."""
         for flight in list(self.flights.by_id.values()):
             if flight.cancelling or flight.wanted():
                 continue
             stage = flight.effect
             if stage is not None and stage.status is Status.RUNNING and not self.state.ended:
                 doom = stage.scope.doomed
-                if doom is not None and doom.gentle:
+                if doom is not None and doom.gentle and self.state.cancelling is None:
                     continue
             flight.cancelling = True
             self._help(self._conductor.executor.cancel(flight.region.id, grace_s=CANCEL_GRACE_S))

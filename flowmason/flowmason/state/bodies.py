@@ -12,6 +12,7 @@ from flowmason.plan import ForeachBody, Plan, Scope, TryCatchBody
 from flowmason.state import lookup
 from flowmason.state.tree import (
     CANCELLED,
+    FINE,
     FINISHED,
     ForeachState,
     Given,
@@ -26,8 +27,6 @@ from flowmason.state.tree import (
     scopes_of,
 )
 from flowmason.value import Value
-
-FINE = frozenset({Status.COMPLETED, Status.SKIPPED})
 
 
 class Bodies:
@@ -112,6 +111,7 @@ class Bodies:
         body, guard = stage.stage.body, stage.body
         assert isinstance(body, TryCatchBody) and isinstance(guard, TryState)
         self._forget(guard)
+        guard.scopes.clear()
         guard.round += 1
         guard.phase, guard.retry, guard.over, guard.caught = Role.ATTEMPT, False, False, False
         guard.error, guard.pending = None, FINISHED
@@ -123,8 +123,9 @@ class Bodies:
         assert isinstance(guard, TryState)
         guard.phase = role
         prefix = stage.scope.prefix
-        if guard.round > 1:
-            prefix = (*prefix, f"{stage.stage.id}~{guard.round}")
+        number = guard.numbers[role] = max(guard.round, guard.numbers.get(role, 0) + 1)
+        if number > 1:
+            prefix = (*prefix, f"{stage.stage.id}~{number}")
         opened = self.open_scope(
             scope, stage.scope.plan, prefix, role, stage, input=stage.scope.input, not_before=not_before
         )
@@ -135,13 +136,14 @@ class Bodies:
 
     def _forget(self, body: ForeachState | TryState | SubState) -> None:
         for scope in scopes_of(body):
-            for stage in scope.stages.values():
-                self.stages.pop(stage.path, None)
-                self.settled.pop(stage.path, None)
-                if stage.body is not None:
-                    self._forget(stage.body)
-        if isinstance(body, TryState):
-            body.scopes.clear()
+            self._forget_scope(scope)
+
+    def _forget_scope(self, scope: ScopeState) -> None:
+        for stage in scope.stages.values():
+            self.stages.pop(stage.path, None)
+            self.settled.pop(stage.path, None)
+            if stage.body is not None:
+                self._forget(stage.body)
 
     # -- ending ----------------------------------------------------------------------------------
 
@@ -283,67 +285,6 @@ class Bodies:
                 guard.pending = outcome
             guard.over = True
             self.settle(owner)
-
-    # -- reopening -------------------------------------------------------------------------------
-
-    def reopen(self, stage: StageState, round_: int) -> None:
-        """An ended stage runs again; every scope around it is brought back to life."""
-        scope = stage.scope
-        if stage.body is not None:
-            stage.failure = None
-            stage.status = Status.CANCELLED
-            self._revive(scope)
-            return
-        if stage.ended:
-            scope.open += 1
-        stage.status = Status.PENDING
-        stage.attempt += 1
-        stage.base, stage.lost, stage.not_before = stage.attempt - 1, 0, 0
-        stage.round = round_
-        stage.output = stage.failure = stage.choice = None
-        self._revive(scope)
-
-    def _revive(self, scope: ScopeState) -> None:
-        owner = scope.owner
-        if owner is None or not owner.ended:
-            self._wake(scope)
-            return
-        owner.failure = None
-        owner.status = Status.CANCELLED
-        self._revive(owner.scope)
-
-    def _wake(self, scope: ScopeState) -> None:
-        """Undo the doom of a scope and of the bodies in it; what had finished, or returned, stays so."""
-        if scope.doomed is not None and scope.doomed.kind == "returned":
-            return
-        scope.doomed, scope.closed = None, False
-        for stage in list(scope.stages.values()):
-            cancelled = stage.status is Status.CANCELLED
-            if stage.body is None:
-                if cancelled:
-                    scope.open += 1
-                    stage.status = Status.PENDING
-                    stage.attempt += 1
-                    stage.base = stage.attempt - 1
-                continue
-            if cancelled:
-                scope.open += 1
-                scope.busy += 1
-                stage.status = Status.RUNNING
-            if stage.status is Status.RUNNING:
-                stage.body.doomed = None
-                if isinstance(stage.body, TryState):
-                    self.next_round(stage, 0)
-                else:
-                    for inner in scopes_of(stage.body):
-                        self._wake(inner)
-                    for inner in scopes_of(stage.body):
-                        if inner.closed and inner.role is Role.ITEM:
-                            self._item_closed(stage, inner)
-                    self.settle(stage)
-        self.fresh.extend(stage for stage in scope.stages.values() if stage.ready)
-        # Everything in it may have ended while it was doomed.
-        self.check(scope)
 
 
 def _caused(outcome: Outcome, first: Failure | None) -> Outcome:

@@ -10,7 +10,7 @@ from flowmason.errors import Code, Failure
 from flowmason.ids import PlanId, RunId, StageId, StagePath, format_path
 from flowmason.plan import Plan
 from flowmason.state import lookup
-from flowmason.state.bodies import Bodies
+from flowmason.state.reviving import Reviving
 from flowmason.state.tree import (
     CANCELLED,
     Chunk,
@@ -26,7 +26,7 @@ from flowmason.usage import Usage
 from flowmason.value import Value
 
 
-class RunState(Bodies):
+class RunState(Reviving):
     """All that a run's journal says. Changed only by `apply`.
 
     `fresh` and `settled` are what `apply` leaves behind for `decide`: stages whose needs have all

@@ -34,6 +34,7 @@ class Status(StrEnum):
 
 
 ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.SKIPPED, Status.CANCELLED})
+FINE = frozenset({Status.COMPLETED, Status.SKIPPED})
 
 
 class Role(StrEnum):
@@ -145,6 +146,11 @@ class ScopeState:
         return self.doomed or FINISHED
 
     @property
+    def fine(self) -> bool:
+        """Whether all its stages have ended, and none badly."""
+        return all(stage.status in FINE for stage in self.stages.values())
+
+    @property
     def parent(self) -> ScopeState | None:
         """The enclosing scope of the same pipeline."""
         if self.owner is None or self.role is Role.PIPELINE:
@@ -242,6 +248,8 @@ class TryState:
     phase: Role = Role.ATTEMPT
     round: int = 1
     scopes: dict[Role, ScopeState] = field(default_factory=dict)
+    numbers: dict[Role, int] = field(default_factory=dict)
+    """Under which number each part ran last: the round, or more where a rescue or cleanup of the round ran before."""
     error: Failure | None = None
     caught: bool = False
     retry: bool = False
@@ -250,6 +258,18 @@ class TryState:
     """How it will end once the cleanup is over."""
     doomed: Outcome | None = None
     over: bool = False
+
+    @property
+    def unfinished(self) -> Role:
+        """The part with which it goes on when it is taken up again after it failed or was cancelled."""
+        rescue = self.scopes.get(Role.RESCUE)
+        if rescue is not None and rescue.outcome.kind in ("failed", "cancelled"):
+            return Role.RESCUE
+        attempt = self.scopes[Role.ATTEMPT]
+        if attempt.outcome.kind in ("finished", "returned") or attempt.fine:
+            return Role.CLEANUP
+        propagates = self.settings.get("error_scope", "continue") == "propagate"
+        return Role.ATTEMPT if rescue is None or propagates else Role.CLEANUP
 
 
 @dataclass(slots=True)
