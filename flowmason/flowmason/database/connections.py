@@ -17,6 +17,9 @@ from typing import Any, Protocol
 from flowmason.database import urls
 from flowmason.errors import EngineUnavailableError, JournalError, Retry
 
+API_ROLE = "flowmason_api"
+"""The role of PostgreSQL that row-level security binds: what serves requests of one org at a time runs under it."""
+
 BUSY_TIMEOUT_S = 10.0
 """How long a writer waits for another process's transaction on the same SQLite file."""
 
@@ -40,6 +43,10 @@ class Rows(Protocol):
     def fetchall(self) -> list[Any]: ...
 
 
+Question = tuple[str, str, Sequence[Any]]
+"""An org, a `SELECT` of its rows, and the parameters."""
+
+
 class Connection(Protocol):
     """One connection, in autocommit until `begin`."""
 
@@ -50,6 +57,14 @@ class Connection(Protocol):
     """What the server knows the connection by; empty where there is no server."""
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows: ...
+    def ask(self, questions: Sequence[Question]) -> list[list[Any]]:
+        """The rows of each question, each seen as its org sees it; one round trip for all of them."""
+        ...
+
+    def bind(self, org_id: str) -> None:
+        """From here to the end of the transaction only the rows of this org exist, where the database enforces it."""
+        ...
+
     def write(self, sql: str, parameters: Sequence[Any] = ()) -> int: ...
     def write_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None: ...
     def begin(self, durable: bool) -> None: ...
@@ -74,14 +89,14 @@ class Database(Protocol):
     def revision(self, connection: Connection) -> str | None: ...
 
 
-def database(url: str) -> Database:
-    """The database of a URL. Connects to nothing yet."""
+def database(url: str, *, role: str | None = None) -> Database:
+    """The database of a URL. Connects to nothing yet. `role`: what each connection to PostgreSQL runs as."""
     url = urls.normalise_url(url)
     if url.startswith("sqlite"):
         return SqliteDatabase(url)
     from flowmason.database.postgres import PostgresDatabase
 
-    return PostgresDatabase(url)
+    return PostgresDatabase(url, role)
 
 
 class SqliteConnection:
@@ -96,6 +111,12 @@ class SqliteConnection:
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         return self._raw.execute(sql, parameters)
+
+    def ask(self, questions: Sequence[Question]) -> list[list[Any]]:
+        return [self._raw.execute(sql, parameters).fetchall() for _, sql, parameters in questions]
+
+    def bind(self, org_id: str) -> None:
+        """Nothing to do: a file knows no row-level security."""
 
     def write(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         count = self._cursor.execute(sql, parameters).rowcount

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 from flowmason.database import urls
-from flowmason.database.connections import Connection, Rows, Trouble
+from flowmason.database.connections import Connection, Question, Rows, Trouble
 from flowmason.errors import EngineUnavailableError, JournalError, Retry
 
 try:
@@ -24,6 +24,7 @@ _SESSION = b"SET idle_in_transaction_session_timeout = '10s'"
 _WHO = b"SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid=pg_backend_pid()"
 _END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid=? AND backend_start::text=?"
 _END_WAIT_S = 5.0
+_BIND = b"SELECT set_config('flowmason.org', %s, true)"
 _AGAIN = ("40001", "40P01", "55P03", "23503", "23505")
 _FULL = ("53100", "53200")
 _SHUTDOWN = ("57P01", "57P02", "57P03", "25P03")
@@ -37,14 +38,29 @@ def _spelled(sql: str) -> bytes:
 class PostgresConnection:
     """A connection to a PostgreSQL server."""
 
-    def __init__(self, raw: psycopg.Connection[Any]) -> None:
+    def __init__(self, raw: psycopg.Connection[Any], role: str | None = None) -> None:
         self._raw = raw
+        self._role = role
         self._cursor = raw.cursor()
         self.changed = 0
+        # Before the role is taken on: it may not see the session of the user who logged in.
         self.session: Sequence[Any] = raw.execute(_WHO).fetchone() or ()
+        self._become()
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         return cast(Rows, self._raw.execute(_spelled(sql), parameters or None))
+
+    def ask(self, questions: Sequence[Question]) -> list[list[Any]]:
+        cursors = []
+        # Outside a transaction, what is sent in one pipeline is one.
+        with self._raw.pipeline():
+            for org_id, sql, parameters in questions:
+                self._raw.execute(_BIND, (org_id,))
+                cursors.append(self._raw.execute(_spelled(sql), parameters))
+        return [cursor.fetchall() for cursor in cursors]
+
+    def bind(self, org_id: str) -> None:
+        self._raw.execute(_BIND, (org_id,))
 
     def write(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         count = self._cursor.execute(_spelled(sql), parameters).rowcount
@@ -74,11 +90,25 @@ class PostgresConnection:
 
         The server may still be at its COMMIT, or hold its locks without knowing that the client is gone.
         """
+        if self._role is not None:
+            self._raw.execute(b"RESET ROLE")
         deadline = time.monotonic() + _END_WAIT_S
         while session and self.run(_END, session).fetchone():
             if time.monotonic() > deadline:
                 raise psycopg.OperationalError("the server still works on what a lost connection asked for")
             time.sleep(0.01)
+        self._become()
+
+    def _become(self) -> None:
+        if self._role is None:
+            return
+        try:
+            self._raw.execute(f"SET ROLE {self._role}".encode())
+        except (psycopg.ProgrammingError, psycopg.DataError) as error:
+            raise EngineUnavailableError(
+                f"the database role {self._role} cannot be used: {error}",
+                help="It is made where the user of DATABASE_URL has CREATEROLE; docs/studio.md says how by hand.",
+            ) from error
 
 
 class PostgresDatabase:
@@ -87,8 +117,9 @@ class PostgresDatabase:
     lock_rows = " FOR UPDATE SKIP LOCKED"
     share_rows = " FOR SHARE"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, role: str | None = None) -> None:
         self.url = url
+        self._role = role
         self._conninfo = "postgresql" + url.removeprefix("postgresql+psycopg")
 
     def connect(self, *, writing: bool = True) -> PostgresConnection:
@@ -103,7 +134,11 @@ class PostgresDatabase:
             application_name="flowmason",
         )
         raw.execute(_SESSION)
-        return PostgresConnection(raw)
+        try:
+            return PostgresConnection(raw, self._role)
+        except BaseException:
+            raw.close()
+            raise
 
     def trouble(self, error: Exception) -> Trouble:
         state = getattr(error, "sqlstate", None) or ""

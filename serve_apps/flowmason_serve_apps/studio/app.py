@@ -1,0 +1,43 @@
+"""`make_app`: the Studio's FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from flowmason_serve_apps.studio import problems
+from flowmason_serve_apps.studio.routes import OUTSIDE, ROUTERS
+from flowmason_serve_apps.studio.services import Services, open_services
+from flowmason_serve_apps.studio.settings import StudioSettings, settings_from
+
+PREFIX = "/api/v1"
+
+
+def make_app(settings: StudioSettings | None = None, services: Services | None = None) -> FastAPI:
+    """The application. Its services are opened when it starts, unless they are handed in, and closed when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.services = services or open_services(settings or settings_from())
+        try:
+            yield
+        finally:
+            await app.state.services.close()
+
+    app = FastAPI(
+        title="FlowMason Studio",
+        version=version("flowmason"),
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url="/docs",
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router, prefix=PREFIX)
+    for router in OUTSIDE:
+        app.include_router(router, include_in_schema=False)
+    return app

@@ -1,0 +1,1 @@
+"""What stands before a handler: strict bodies, hosts, CORS, who calls, what they may, how often."""

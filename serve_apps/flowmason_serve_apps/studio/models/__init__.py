@@ -1,0 +1,1 @@
+"""Bodies of requests and answers. Requests forbid what they do not know."""

@@ -1,0 +1,129 @@
+"""Every error in one shape: `application/problem+json` (RFC 9457), made from a `Failure`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from flowmason.errors import Code, Failure, FlowMasonError, RefusedError, Retry
+
+log = logging.getLogger("flowmason.studio")
+
+STATUS: dict[str, int] = {
+    Code.NOT_FOUND: 404,
+    Code.PIPELINE_NOT_FOUND: 404,
+    Code.USAGE: 400,
+    Code.INVALID_DOCUMENT: 422,
+    Code.INVALID_INPUT: 422,
+    Code.INFEASIBLE_RESOURCES: 422,
+    Code.NOT_SUPPORTED: 422,
+    Code.RATE_LIMITED: 429,
+    Code.STORAGE: 503,
+    Code.ENGINE_UNAVAILABLE: 503,
+}
+"""The HTTP status of a failure's code; 500 for any other."""
+_TITLES = {
+    400: "Bad request",
+    401: "Not authenticated",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Too large",
+    415: "Unsupported media type",
+    422: "Not valid",
+    428: "Precondition required",
+    429: "Too many requests",
+    500: "Internal error",
+    503: "Unavailable",
+}
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem(
+    status: int, detail: str, *, code: str, instance: str, headers: dict[str, str] | None = None, **more: Any
+) -> Response:
+    """An answer that tells of an error."""
+    body = {
+        "type": f"urn:flowmason:{code.lower().replace('_', '-')}",
+        "title": _TITLES.get(status, "Error"),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "instance": instance,
+        **{key: value for key, value in more.items() if value is not None},
+    }
+    return Response(msgspec.json.encode(body), status, headers, MEDIA_TYPE)
+
+
+def of_failure(failure: Failure, instance: str, *, status: int | None = None) -> Response:
+    """A `Failure` as an answer. What only the operator may know (traces, causes) stays out."""
+    status = status or STATUS.get(failure.code, 500)
+    headers = {}
+    if failure.retry == Retry.AFTER and failure.retry_after_ms is not None:
+        headers["Retry-After"] = str(max(1, -(-failure.retry_after_ms // 1000)))
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status >= 500:
+        log.error("%s answered %d: %s", instance, status, failure.message)
+    details = dict(failure.details or {})
+    return problem(
+        status,
+        failure.message if status < 500 or status == 503 else "The request failed here; the operator's log says why.",
+        code=failure.code,
+        instance=instance,
+        headers=headers,
+        help=failure.help,
+        faults=details.pop("faults", None),
+        details=details or None,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make the application answer every error in this shape."""
+
+    @app.exception_handler(FlowMasonError)
+    async def _ours(request: Request, error: FlowMasonError) -> Response:
+        status = 422 if isinstance(error, RefusedError) else None
+        return of_failure(error.failure, request.url.path, status=status)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        faults = [
+            {
+                "pointer": "$" + "".join(_step(part) for part in each["loc"][1:]),
+                "reason": each["msg"],
+                "in": each["loc"][0],
+            }
+            for each in error.errors()
+        ]
+        detail = f"{faults[0]['in']} {faults[0]['pointer']}: {faults[0]['reason']}" if faults else "not valid"
+        return problem(422, detail, code=Code.INVALID_INPUT, instance=request.url.path, faults=faults)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        code = {401: "UNAUTHENTICATED", 403: "FORBIDDEN", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
+        return problem(
+            error.status_code,
+            str(error.detail),
+            code=code.get(error.status_code, "HTTP"),
+            instance=request.url.path,
+            headers=dict(error.headers or {}),
+        )
+
+    @app.exception_handler(Exception)
+    async def _unknown(request: Request, error: Exception) -> Response:
+        log.exception("%s failed", request.url.path, exc_info=error)
+        detail = "The request failed here; the operator's log says why."
+        return problem(500, detail, code=Code.INTERNAL, instance=request.url.path)
+
+
+def _pointer(steps: Sequence[object]) -> str:
+    return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)

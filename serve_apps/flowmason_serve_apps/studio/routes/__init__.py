@@ -1,0 +1,12 @@
+"""The routes, one file a resource. A handler reads its body, calls the heart, and answers; nothing else."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from flowmason_serve_apps.studio.routes import health
+
+ROUTERS: tuple[APIRouter, ...] = (health.router,)
+"""Everything under `/api/v1`."""
+OUTSIDE: tuple[APIRouter, ...] = (health.router,)
+"""What is also found without that prefix."""

@@ -1,0 +1,50 @@
+"""What an operator may set of the Studio."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import msgspec
+
+from flowmason.database import default_journal_url
+
+
+class StudioSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one API process; plain data, so that they travel to replicas."""
+
+    database_url: str
+    """The owner's URL. The API itself works under the role `flowmason_api` on PostgreSQL."""
+    values_url: str
+    public_url: str = "http://127.0.0.1:8999"
+    """Where people reach the Studio; links in mails begin with it."""
+    allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
+    """Values of the Host header (without port) that are answered."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins that browsers may call from, exactly as written."""
+    replicas: int = 1
+    """How many API processes share a limit that is kept in memory."""
+    redis_url: str | None = None
+    max_body_bytes: int = 16 * 1024 * 1024
+
+
+def settings_from(environ: Mapping[str, str] | None = None) -> StudioSettings:
+    """The settings that the environment gives (`DATABASE_URL`, `FLOWMASON_VALUES_URL`, `REDIS_URL`, `FLOWMASON_*`)."""
+    from flowmason.values_fs import default_values_url
+
+    given = os.environ if environ is None else environ
+
+    def listed(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        text = given.get(name)
+        return default if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+    defaults = StudioSettings(database_url="", values_url="")
+    return StudioSettings(
+        database_url=default_journal_url(None, given),
+        values_url=default_values_url(None, given),
+        public_url=given.get("FLOWMASON_PUBLIC_URL", defaults.public_url).rstrip("/"),
+        allowed_hosts=listed("FLOWMASON_ALLOWED_HOSTS", defaults.allowed_hosts),
+        cors_origins=listed("FLOWMASON_CORS_ORIGINS", defaults.cors_origins),
+        replicas=int(given.get("FLOWMASON_API_REPLICAS", "1")),
+        redis_url=given.get("REDIS_URL") or None,
+    )
