@@ -98,7 +98,7 @@ def install(app: FastAPI) -> None:
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
         faults = [
             {
-                "pointer": "$" + "".join(_step(part) for part in each["loc"][1:]),
+                "pointer": _pointer(each["loc"][1:]),
                 "reason": each["msg"],
                 "in": each["loc"][0],
             }
