@@ -77,3 +77,5 @@ CANCEL_GRACE_S = 5.0
 FINALLY_BOUND_S = 30.0
 INLINE_LIMIT = 64 * 1024
 """Up to this many encoded bytes a value rides in its event; above, it is stored by digest."""
+LARGE = 1024 * 1024
+"""From this many bytes on, copying or reading a value again costs more than handling a stage."""

@@ -15,6 +15,9 @@ class ValueStore(Protocol):
     nothing else waits. An object of this port can be pickled and sent to a worker.
     """
 
+    location: str
+    """Where it lies: stores of the same location hold the same values."""
+
     def put(self, org_id: OrgId, digest: Digest, data: bytes) -> None:
         """Store bytes under their digest (temporary file, fsync, rename). Storing twice only touches.
 

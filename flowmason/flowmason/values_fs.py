@@ -15,7 +15,7 @@ import re
 import secrets
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,13 @@ from urllib.parse import quote, unquote, urlsplit
 from flowmason.errors import Code, FlowMasonError, Retry, UsageError
 from flowmason.ids import Digest, OrgId, sha256
 from flowmason.places import state_dir
+from flowmason.policy import LARGE
 from flowmason.values import ValueStore
 
-CACHE_BYTES = 256 * 1024 * 1024
-"""How much of what it wrote and read a process keeps, over all stores."""
+CACHE_BYTES = 64 * 1024 * 1024
+"""How much of what it wrote and read a process keeps, over all stores. Large values are kept by who decodes them."""
+PAGES_BYTES = 64 * 1024 * 1024
+"""How much of the large values that it wrote last a process leaves in the system's page cache."""
 REWRITE_AFTER_S = 3600.0
 """A remote value that was put longer ago is written again: object stores cannot touch."""
 _STALE_S = 24 * 3600.0
@@ -75,7 +78,7 @@ class _Cache:
 
     def put(self, key: str, data: bytes) -> None:
         # What is large would push out everything else.
-        if len(data) * 2 > self._budget:
+        if len(data) * 2 > self._budget or len(data) >= LARGE:
             return
         with self._lock:
             self._drop(key)
@@ -97,11 +100,46 @@ class _Cache:
 _cache = _Cache(CACHE_BYTES)
 
 
+class _Pages:
+    """The large files that this process wrote last and that the system still holds in memory.
+
+    Older ones are given back: the workers that make and read a value keep it themselves, and to write into pages that
+    were just given back is several times faster than into new ones.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._size = 0
+        self._files: deque[tuple[Path, int]] = deque()
+        self._lock = threading.Lock()
+
+    def wrote(self, path: Path, size: int) -> None:
+        """A file was written and synced."""
+        gone = []
+        with self._lock:
+            self._files.append((path, size))
+            self._size += size
+            while self._size > self._budget:
+                gone.append(self._files.popleft())
+                self._size -= gone[-1][1]
+        for old, _ in gone if hasattr(os, "posix_fadvise") else ():
+            with contextlib.suppress(OSError):
+                handle = os.open(old, os.O_RDONLY)
+                try:
+                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+                finally:
+                    os.close(handle)
+
+
+_pages = _Pages(PAGES_BYTES)
+
+
 class FolderValues:
     """Values in a local folder (or one that all nodes mount)."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.location = str(root)
 
     def __reduce__(self) -> tuple[Callable[[Path], FolderValues], tuple[Path]]:
         return FolderValues, (self.root,)
@@ -175,7 +213,7 @@ class RemoteValues:
     """Values behind a URL of fsspec. Every file is written by one call, which object stores do whole."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self.url = self.location = url
         try:
             import fsspec
 
@@ -315,6 +353,8 @@ def _write_whole(path: Path, data: bytes) -> None:
             os.close(handle)
         temporary.rename(path)
         _sync_folder(path.parent)
+        if len(data) >= LARGE:
+            _pages.wrote(path, len(data))
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

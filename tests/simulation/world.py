@@ -23,6 +23,8 @@ from flowmason.secrets import Masker
 class MemoryValues:
     """The value store in a dictionary."""
 
+    location = "memory"
+
     def __init__(self) -> None:
         self.kept: dict[tuple[OrgId, Digest], bytes] = {}
 

@@ -7,6 +7,7 @@ while a component blocks the loop, and says once when the region's time is over 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -18,9 +19,9 @@ from flowmason.errors import Failure
 from flowmason.executor import Emit
 from flowmason.ids import StagePath
 from flowmason.plan import Plan
-from flowmason.region.data import Data
+from flowmason.region.data import Data, Stores
 from flowmason.region.items import ItemLoop
-from flowmason.region.stage import perform
+from flowmason.region.stage import perform, unstored
 from flowmason.report import Delta, Ended, LogLine, Piece, Progress, Region, Report, Side
 from flowmason.state import ForeachState, Role, RunState, ScopeState, StageState, decide
 from flowmason.state.tree import Given, Status
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from flowmason.region.worker import Worker
 
 _EARLY_S = 0.005
+_MOVED_PER_S = 256 * 1024 * 1024
+"""Bytes of large values that a region may make or read for each second that it lasts longer."""
+_LONGER_S = 0.25
+"""How much longer at most."""
 
 
 class RegionRun:
@@ -51,7 +56,9 @@ class RegionRun:
         self._idle = asyncio.Event()
         self._deadline = worker.monotonic() + region.budget_ms / 1000
         self._lock = threading.Lock()
-        self._events: list[ev.StageEvent] = []
+        self._events: deque[tuple[ev.StageEvent, Stores]] = deque()
+        self._unstored: Failure | None = None
+        self._lost = False
         self._side: list[Side] = []
         self._running: dict[StagePath, None] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -72,8 +79,10 @@ class RegionRun:
                 await self._idle.wait()
                 self._idle.clear()
             self._collect(final=True)
+            await self._stored()
         except asyncio.CancelledError:
             await self._stop()
+            await self._stored()
             self.flush(Ended.CANCELLED)
             raise
         finally:
@@ -81,12 +90,18 @@ class RegionRun:
                 self._timer.cancel()
         self.flush(Ended.DONE)
 
+    async def _stored(self) -> None:
+        """Wait until all that was proposed may leave."""
+        for future in [future for _, stores in list(self._events) for future in stores]:
+            with contextlib.suppress(Exception):
+                await asyncio.shield(asyncio.wrap_future(future))
+
     def _watch(self) -> None:
         """Look again when (or, where more time may be had, shortly before) the region's time is over.
 
         Where the loop is blocked then, the pulse says what may go elsewhere.
         """
-        left = self._deadline - self.worker.monotonic()
+        left = self._due - self.worker.monotonic()
         wait = max(0.001, left - _EARLY_S if self.region.bounded and left > _EARLY_S else left)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(wait, self._look, loop.time() + wait)
@@ -111,14 +126,25 @@ class RegionRun:
     @property
     def over(self) -> bool:
         """Whether the region's time is over: nothing new starts."""
-        return self.worker.monotonic() >= self._deadline
+        return self._unstored is not None or self.worker.monotonic() >= self._due
+
+    @property
+    def _due(self) -> float:
+        """When the region's time is over.
+
+        It lasts longer for the large values that were made here while nothing else waits: elsewhere they would have to
+        be read and verified first.
+        """
+        if not self.data.handled or len(self._queue) > 1 or self._loops:
+            return self._deadline
+        return self._deadline + min(self.data.handled / _MOVED_PER_S, _LONGER_S)
 
     def propose(self, event: ev.StageEvent) -> None:
         """Propose an event, and take it into the region's own state.
 
         A sub-pipeline is begun by the conductor alone: it resolves the name, or makes a run of its own of it.
         """
-        self._events.append(event)
+        self._events.append((event, self.data.begun()))
         if not (isinstance(event, ev.StageExpanded) and event.input is not None):
             self.state.apply(event)
 
@@ -283,7 +309,9 @@ class RegionRun:
     def flush(self, ended: Ended | None = None, failure: Failure | None = None) -> None:
         """Send what has been proposed since the last time; called from the loop and from the pulse."""
         with self._lock:
-            events, self._events = self._events, []
+            events = self._storable()
+            if self._lost and ended is Ended.DONE:
+                ended, failure = Ended.LOST, self._unstored
             side, self._side = self._side, []
             released = not self._released and ended is None and self.over and not self.region.effect
             if not (events or side or released or ended is not None):
@@ -298,9 +326,37 @@ class RegionRun:
                     deltas=tuple(entry for entry in side if isinstance(entry, Delta)),
                     progress=tuple(entry for entry in side if isinstance(entry, Progress)),
                     released=released,
-                    running=tuple(self._running) if released or ended is not None else (),
+                    running=self._under_way() if released or ended is not None else (),
                     ended=ended,
                     failure=failure,
                     worker=self.worker.name,
                 )
             )
+
+    def _storable(self) -> list[ev.StageEvent]:
+        """What may leave: in the order in which it was proposed, up to the first whose values are not stored yet."""
+        leaving: list[ev.StageEvent] = []
+        if self._unstored is not None:
+            self._events.clear()
+        while self._events and all(store.done() for store in self._events[0][1]):
+            event, stores = self._events.popleft()
+            error = next((found for store in stores if (found := store.exception()) is not None), None)
+            if error is None:
+                leaving.append(event)
+                continue
+            # What follows may rest on a value that nobody else can read: it has not run.
+            failed, self._unstored = unstored(self, event, error)
+            leaving += [failed] if failed is not None else []
+            self._lost = failed is None
+            self._events.clear()
+        return leaving
+
+    def _under_way(self) -> tuple[StagePath, ...]:
+        """What is being executed, and what waits for its values to be stored."""
+        found = dict(self._running)
+        for event, _ in list(self._events):
+            if isinstance(event, ev.ItemsFinished):
+                found.update(((*event.path, index), None) for index in range(event.start, event.start + event.count))
+            else:
+                found[event.path] = None
+        return tuple(found)

@@ -8,7 +8,9 @@ from functools import partial
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 
+from flowmason import control
 from flowmason import event as ev
+from flowmason.errors import Failure
 from flowmason.ids import format_path
 from flowmason.plan import Kind, SubPipelineBody
 from flowmason.region.context import StageContext
@@ -31,7 +33,7 @@ async def perform(run: RegionRun, stage: StageState) -> ev.StageEvent:
     try:
         inputs, context = _prepare(run, stage)
         if stage.stage.kind in _CONTROL:
-            return await _control(run, stage, inputs, started_at, clock)
+            return await _control(run, stage, inputs, context, started_at, clock)
         if stage.stage.kind is Kind.OUTPUT:
             output = run.data.keep(run.worker.checked_output(stage, inputs))
         else:
@@ -76,6 +78,25 @@ def failed_attempt(
         duration_ms=(run.worker.monotonic() - clock) * 1000,
         usage=context.usage if context is not None else None,
     )
+
+
+def unstored(run: RegionRun, event: ev.StageEvent, error: BaseException) -> tuple[ev.StageEvent | None, Failure]:
+    """What stands in the place of an event whose values could not be stored (None where nothing can), and why."""
+    failure = run.worker.mask(failure_of(error, path=format_path(event.path)))
+    stage = run.state.stages.get(event.path)
+    if stage is None or not isinstance(event, ev.StageFinished | ev.StageExpanded):
+        return None, failure
+    usage = event.usage if isinstance(event, ev.StageFinished) else None
+    failed = after_failure(
+        stage,
+        failure,
+        now=run.worker.now(),
+        jitter=run.worker.jitter(),
+        started_at=event.started_at,
+        duration_ms=max(0.0, run.worker.now() - event.started_at),
+        usage=usage,
+    )
+    return failed, failure
 
 
 class _TimedOut(Exception):
@@ -149,7 +170,12 @@ async def _timed(stage: StageState, work: Awaitable[Any], begun: float) -> Any:
 
 
 async def _control(
-    run: RegionRun, stage: StageState, inputs: Mapping[str, Any], started_at: int, clock: float
+    run: RegionRun,
+    stage: StageState,
+    inputs: Mapping[str, Any],
+    context: StageContext,
+    started_at: int,
+    clock: float,
 ) -> ev.StageEvent:
     decision = await run.worker.decision(run, stage, inputs)
     kind = stage.stage.kind
@@ -158,12 +184,15 @@ async def _control(
         items: Value | None = None
         plan = None
         given: Value | None = None
+        variables: Value | None = None
         if kind is Kind.FOREACH:
             items = run.data.keep(decision.items or [])
         elif kind is Kind.SUBPIPELINE:
             assert isinstance(stage.stage.body, SubPipelineBody)
             plan = stage.stage.body.plan
             given = run.data.keep(run.worker.sub_input(run, plan, decision.input))
+            if control.inherits(decision.settings) and context.variables:
+                variables = run.data.keep(dict(context.variables))
         return ev.StageExpanded(
             path=stage.path,
             attempt=stage.attempt,
@@ -174,6 +203,7 @@ async def _control(
             input=given,
             pipeline=decision.pipeline,
             plan=plan,
+            variables=variables,
             started_at=started_at,
         )
     output: Any = decision.output
