@@ -56,6 +56,8 @@ CODES = {
     "NOT_SUPPORTED": "A known key or option whose feature is not built yet.",
     "USAGE": "The request itself makes no sense.",
     "NOT_FOUND": "There is no such run, file or page.",
+    "CONFLICT": "What is there does not allow it: somebody else changed it, or it has not ended yet.",
+    "QUEUE_FULL": "As many runs of the org wait already as its limit allows.",
     "ENGINE_UNAVAILABLE": "Something that the run needs to run on is not there.",
     "FENCED": "Another conductor owns the run now.",
     "FORMAT_TOO_NEW": "Written by a newer FlowMason; it can be read but not driven.",

@@ -3,7 +3,9 @@
     frames      encoded events; rows: the rows of runs
     operations  what can be written, as objects
     writer      the thread that runs them in shared transactions
+    readers     the threads that read
     store       `SqlJournal`, the port itself
+    tenant      `RunStore` and `OrgRuns`: the runs of one org, for those who serve requests
 
 Connections and tables come from `flowmason.database`. It imports no other adapter.
 """

@@ -22,7 +22,9 @@ from flowmason.journal_sql import frames, rows
 from flowmason.report import Delta, LogLine
 
 _encode = msgspec.msgpack.Encoder().encode
-_INSERT_RUN = f"INSERT INTO runs ({rows.COLUMNS}) VALUES (?,?,?,?,?,?,0,?,NULL,NULL,?,?,?,?,'{{}}')"
+_INSERT_RUN = (
+    f"INSERT INTO runs ({rows.COLUMNS}) VALUES (?,?,?,?,?,?,0,?,NULL,NULL,?,?,?,?,'{{}}') ON CONFLICT DO NOTHING"
+)
 _INSERT_FRAME = (
     "INSERT INTO frames (run_id, first_seq, last_seq, org_id, written_at, written_by, codec, data)"
     " VALUES (?,?,?,?,?,?,?,?)"
@@ -67,11 +69,14 @@ class Submit(Operation):
         self.result = self._earlier(connection) or self._insert(connection)
 
     def known(self, connection: Connection) -> RunRow | None:
-        """The run with that id, if it is the same; raises `JournalError` if it is another."""
-        found = rows.one(connection, self.new.run_id)
-        if found and (found.org_id, found.plan_id) != (self.new.org_id, self.new.plan_id):
-            raise JournalError(f"another run has the id {self.new.run_id} already")
+        """The org's run with that id, if it is the same; raises `JournalError` if it is another."""
+        found = rows.of_org(connection, self.new.org_id, self.new.run_id)
+        if found and found.plan_id != self.new.plan_id:
+            raise self._taken()
         return found
+
+    def _taken(self) -> JournalError:
+        return JournalError(f"another run has the id {self.new.run_id} already")
 
     def _earlier(self, connection: Connection) -> RunRow | None:
         new = self.new
@@ -79,7 +84,7 @@ class Submit(Operation):
             key = (new.org_id, new.idempotency_key)
             row = connection.run("SELECT run_id FROM idempotency WHERE org_id=? AND key=?", key).fetchone()
             if row:
-                return rows.one(connection, row[0])
+                return rows.of_org(connection, new.org_id, row[0])
         return self.known(connection)
 
     def _insert(self, connection: Connection) -> RunRow:
@@ -92,7 +97,7 @@ class Submit(Operation):
                 (new.org_id, new.idempotency_key, new.run_id),
             )
         self.insert_run(connection)
-        found = rows.one(connection, new.run_id)
+        found = rows.of_org(connection, new.org_id, new.run_id)
         assert found is not None
         return found
 
@@ -101,13 +106,18 @@ class Submit(Operation):
         new = self.new
         connection.write(_INSERT_PLAN, (new.plan_id, new.plan, new.at))
         count = len(new.events)
-        connection.write(
+        inserted = connection.write(
             _INSERT_RUN,
             (
                 *(new.run_id, new.org_id, new.plan_id, new.pipeline, new.version, new.status, count),
                 *(new.priority, new.parent, new.at, new.at),
             ),
         )
+        if not inserted:
+            # Of another org, or written by another process since `known` was asked.
+            if self.known(connection) is None:
+                raise self._taken()
+            return
         if new.events:
             frame = (new.run_id, 1, count, new.org_id, new.at, new.by, self.codec, self.data)
             connection.write(_INSERT_FRAME, frame)
@@ -187,10 +197,13 @@ class Post(Operation):
         found = connection.run("SELECT org_id FROM runs WHERE run_id=?", (command.run_id,)).fetchone()
         self.result = found is not None
         if found:
-            connection.write(
-                "INSERT INTO commands (command_id, run_id, org_id, data) VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
-                (command.id, command.run_id, found[0], self.data),
-            )
+            self._insert(connection, found[0])
+
+    def _insert(self, connection: Connection, org_id: str) -> None:
+        connection.write(
+            "INSERT INTO commands (command_id, run_id, org_id, data) VALUES (?,?,?,?) ON CONFLICT DO NOTHING",
+            (self.command.id, self.command.run_id, org_id, self.data),
+        )
 
 
 class Enlist(Operation):

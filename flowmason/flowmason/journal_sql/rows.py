@@ -18,6 +18,7 @@ COLUMNS = (
 )
 _NAMES = COLUMNS.split(", ")
 _ONE = f"SELECT {COLUMNS} FROM runs WHERE run_id=?"
+ONE_OF_ORG = f"{_ONE} AND org_id=?"
 
 
 def decode(row: Sequence[Any]) -> RunRow:
@@ -30,6 +31,12 @@ def decode(row: Sequence[Any]) -> RunRow:
 def one(connection: Connection, run_id: str) -> RunRow | None:
     """The row of a run."""
     row = connection.run(_ONE, (run_id,)).fetchone()
+    return decode(row) if row else None
+
+
+def of_org(connection: Connection, org_id: str, run_id: str) -> RunRow | None:
+    """The row of an org's run."""
+    row = connection.run(ONE_OF_ORG, (run_id, org_id)).fetchone()
     return decode(row) if row else None
 
 

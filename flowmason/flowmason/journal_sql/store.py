@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from flowmason.database.connections import Connection, Database, Trouble, database, unreachable
 from flowmason.database.migrating import migrate
-from flowmason.errors import FlowMasonError, JournalError
+from flowmason.errors import FlowMasonError
 from flowmason.event import Frame, Recorded
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId
 from flowmason.journal import Append, Claimed, Command, NewRun, RunRow
 from flowmason.journal_sql import frames, operations, rows
+from flowmason.journal_sql.readers import Readers
 from flowmason.journal_sql.writer import Writer
 from flowmason.report import Delta, LogLine
-
-T = TypeVar("T")
-_Asked = list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]]
-_Answers = list[tuple[asyncio.Future[Any], Any, Exception | None]]
 
 PATIENCE_S = 60.0
 """How long a lost database is waited for before what was asked of it fails."""
 _READERS = 2
 _IN_LIMIT = 500
 _decode_command = msgspec.msgpack.Decoder(Command).decode
-_decode_line = msgspec.msgpack.Decoder(LogLine).decode
-_decode_delta = msgspec.msgpack.Decoder(Delta).decode
+decode_line = msgspec.msgpack.Decoder(LogLine).decode
+decode_delta = msgspec.msgpack.Decoder(Delta).decode
 
 
 def open_journal(url: str, *, patience_s: float = PATIENCE_S) -> SqlJournal:
@@ -53,13 +46,9 @@ class SqlJournal:
 
     def __init__(self, url: str, *, patience_s: float = PATIENCE_S) -> None:
         self._database = database(url)
-        self._patience_s = patience_s
-        connection = _open(self._database)
+        connection = open_tables(self._database)
         self._writer = Writer(self._database, connection, patience_s)
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="journal-reader")
-        self._reading = threading.local()
-        self._connections: list[Connection] = []
-        self._asked: dict[asyncio.AbstractEventLoop, _Asked] = {}
+        self._readers = Readers(self._database, _READERS, patience_s)
         self._closed = False
 
     @property
@@ -74,7 +63,7 @@ class SqlJournal:
         return int(await self._writer.write(operations.AddEvents(append)))
 
     async def row(self, run_id: RunId) -> RunRow | None:
-        return await self._read(lambda connection: rows.one(connection, run_id))
+        return await self._readers.read(lambda connection: rows.one(connection, run_id))
 
     async def rows(
         self,
@@ -85,18 +74,20 @@ class SqlJournal:
         limit: int = 50,
         before: RunId | None = None,
     ) -> list[RunRow]:
-        return await self._read(lambda connection: rows.page(connection, org_id, status, pipeline, limit, before))
+        return await self._readers.read(
+            lambda connection: rows.page(connection, org_id, status, pipeline, limit, before)
+        )
 
     async def read(self, run_id: RunId, after: int = 0, limit: int | None = None) -> list[Recorded]:
-        found = await self._read(lambda connection: _frames(connection, run_id, after, limit))
+        found = await self._readers.read(lambda connection: _frames(connection, run_id, after, limit))
         return [recorded for frame in found for recorded in frame.recorded()][:limit]
 
     async def frames(self, run_id: RunId, after: int = 0) -> list[Frame]:
-        return await self._read(lambda connection: _frames(connection, run_id, after, None))
+        return await self._readers.read(lambda connection: _frames(connection, run_id, after, None))
 
     async def plan(self, plan_id: PlanId) -> bytes | None:
         sql = "SELECT data FROM plans WHERE plan_id=?"
-        row = await self._read(lambda connection: connection.run(sql, (plan_id,)).fetchone())
+        row = await self._readers.read(lambda connection: connection.run(sql, (plan_id,)).fetchone())
         return bytes(row[0]) if row else None
 
     async def put_plan(self, plan_id: PlanId, data: bytes) -> None:
@@ -107,7 +98,7 @@ class SqlJournal:
 
     async def commands(self, run_ids: Sequence[RunId]) -> list[Command]:
         ids = list(dict.fromkeys(run_ids))
-        return await self._read(lambda connection: _pending(connection, ids)) if ids else []
+        return await self._readers.read(lambda connection: _pending(connection, ids)) if ids else []
 
     async def enlist(self, conductor: ConductorId, host: str, pid: int) -> None:
         await self._writer.write(operations.Enlist(conductor, host, pid))
@@ -117,7 +108,7 @@ class SqlJournal:
 
     async def beats(self) -> dict[ConductorId, tuple[int, str, int]]:
         sql = "SELECT conductor_id, beat, host, pid FROM conductors ORDER BY conductor_id"
-        found = await self._read(lambda connection: connection.run(sql).fetchall())
+        found = await self._readers.read(lambda connection: connection.run(sql).fetchall())
         return {ConductorId(row[0]): (row[1], row[2], row[3]) for row in found}
 
     async def bury(self, conductor: ConductorId, beat: int) -> bool:
@@ -141,19 +132,19 @@ class SqlJournal:
             await self._writer.write(operations.AddSide(org_id, run_id, lines, deltas))
 
     async def logs(self, run_id: RunId, after: int = 0, limit: int = 1000) -> list[tuple[int, LogLine]]:
-        return [(number, _decode_line(data)) for number, data in await self._side("log", run_id, after, limit)]
+        return [(number, decode_line(data)) for number, data in await self._side("log", run_id, after, limit)]
 
     async def deltas(self, run_id: RunId, after: int = 0, limit: int = 1000) -> list[tuple[int, Delta]]:
-        return [(number, _decode_delta(data)) for number, data in await self._side("delta", run_id, after, limit)]
+        return [(number, decode_delta(data)) for number, data in await self._side("delta", run_id, after, limit)]
 
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:
         if dry_run:
-            return await self._read(lambda connection: rows.prunable(connection, org_id, before, statuses))
+            return await self._readers.read(lambda connection: rows.prunable(connection, org_id, before, statuses))
         pruned: list[RunId] = await self._writer.write(operations.Prune(org_id, before, statuses))
         return pruned
 
     async def references(self, digests: Sequence[str]) -> set[str]:
-        return await self._read(lambda connection: _referenced(connection, list(digests)))
+        return await self._readers.read(lambda connection: _referenced(connection, list(digests)))
 
     async def close(self) -> None:
         if not self._closed:
@@ -161,10 +152,7 @@ class SqlJournal:
             await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        self._readers.shutdown()
-        for connection in self._connections:
-            with contextlib.suppress(Exception):
-                connection.close()
+        self._readers.close()
         # Last, so that SQLite folds its write-ahead log into the file.
         self._writer.close()
 
@@ -181,83 +169,15 @@ class SqlJournal:
                 return []
             return rows.claimable(connection, now, limit) or None
 
-        return await self._read(look)
+        return await self._readers.read(look)
 
     async def _side(self, kind: str, run_id: RunId, after: int, limit: int) -> list[Any]:
         sql = "SELECT number, data FROM side_lines WHERE run_id=? AND kind=? AND number>? ORDER BY number LIMIT ?"
-        return await self._read(lambda connection: connection.run(sql, (run_id, kind, after, limit)).fetchall())
-
-    async def _read(self, ask: Callable[[Connection], T]) -> T:
-        """Ask in a reader thread. What is asked in the same turn of a loop travels there, and back, together."""
-        if self._closed:
-            raise JournalError("the journal is closed")
-        loop = asyncio.get_running_loop()
-        asked = self._asked.get(loop)
-        if asked is None:
-            asked = self._asked[loop] = []
-            loop.call_soon(self._send_reader, loop)
-        future: asyncio.Future[T] = loop.create_future()
-        asked.append((ask, future))
-        return await future
-
-    def _send_reader(self, loop: asyncio.AbstractEventLoop) -> None:
-        asked = self._asked.pop(loop)
-        try:
-            self._readers.submit(self._answer_all, loop, asked)
-        except RuntimeError:
-            _hand_over([(future, None, JournalError("the journal is closed")) for _, future in asked])
-
-    def _answer_all(self, loop: asyncio.AbstractEventLoop, asked: _Asked) -> None:
-        answers: _Answers = []
-        for ask, future in asked:
-            try:
-                answers.append((future, self._ask(ask), None))
-            except Exception as error:
-                answers.append((future, None, error))
-        # A loop that was closed meanwhile has nobody waiting any more.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(_hand_over, answers)
-
-    def _ask(self, ask: Callable[[Connection], T]) -> T:
-        """Runs in a reader thread; waits for a database that went away."""
-        deadline = time.monotonic() + self._patience_s
-        tries = 0
-        while True:
-            try:
-                connection: Connection | None = getattr(self._reading, "connection", None)
-                if connection is None:
-                    connection = self._reading.connection = self._database.connect(writing=False)
-                    self._connections.append(connection)
-                return ask(connection)
-            except FlowMasonError:
-                raise
-            except Exception as error:
-                if self._database.trouble(error) is Trouble.FINAL or self._closed or time.monotonic() > deadline:
-                    raise self._database.error(error) from error
-                tries += 1
-                self._forget()
-                time.sleep(min(0.05 * 2**tries, 1.0))
-
-    def _forget(self) -> None:
-        connection: Connection | None = getattr(self._reading, "connection", None)
-        self._reading.connection = None
-        if connection is not None:
-            self._connections.remove(connection)
-            with contextlib.suppress(Exception):
-                connection.close()
+        return await self._readers.read(lambda connection: connection.run(sql, (run_id, kind, after, limit)).fetchall())
 
 
-def _hand_over(answers: _Answers) -> None:
-    for future, found, error in answers:
-        if future.done():
-            continue
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(found)
-
-
-def _open(database: Database) -> Connection:
+def open_tables(database: Database, *, make: bool = True) -> Connection:
+    """A connection, with `make` once the tables are those of this FlowMason. Raises as `open_journal` does."""
     try:
         connection = database.connect()
     except FlowMasonError:
@@ -267,7 +187,8 @@ def _open(database: Database) -> Connection:
             raise unreachable(database.url, error) from error
         raise database.error(error) from error
     try:
-        migrate(database, connection)
+        if make:
+            migrate(database, connection)
     except BaseException as error:
         connection.close()
         if isinstance(error, FlowMasonError) or not isinstance(error, Exception):

@@ -1,0 +1,99 @@
+"""What is written on behalf of one org: every statement names it."""
+
+from __future__ import annotations
+
+from flowmason.database.connections import Connection
+from flowmason.errors import Code, UsageError
+from flowmason.ids import OrgId, RunId
+from flowmason.journal import TERMINAL, Command, NewRun
+from flowmason.journal_sql import rows
+from flowmason.journal_sql.operations import Operation, Post, Submit
+
+QUEUED = (
+    "SELECT count(*) FROM (SELECT 1 FROM runs WHERE org_id=? AND owner IS NULL AND status IN ('queued', 'running')"
+    " AND status='queued' LIMIT ?) AS waiting"
+)
+"""How many runs of an org wait, counted no further than the second parameter."""
+COUNT_ALL = 2**31
+
+
+class Bound(Operation):
+    """An operation in a shared transaction in which, while it runs, only the rows of one org exist."""
+
+    def __init__(self, org_id: OrgId, inner: Operation) -> None:
+        self.org_id, self.inner = org_id, inner
+        self.durable = inner.durable
+
+    def run(self, connection: Connection) -> None:
+        connection.bind(self.org_id)
+        self.inner.run(connection)
+        self.result = self.inner.result
+
+    def written(self, connection: Connection) -> bool:
+        connection.bind(self.org_id)
+        self.result = self.inner.result
+        return self.inner.written(connection)
+
+
+class SubmitWithin(Submit):
+    """Record a new run unless too many wait already."""
+
+    def __init__(self, run: NewRun, most_queued: int | None) -> None:
+        super().__init__(run)
+        self.most_queued = most_queued
+
+    def run(self, connection: Connection) -> None:
+        self.result = self._earlier(connection)
+        if self.result is not None:
+            return
+        if self.most_queued is not None:
+            waiting = connection.run(QUEUED, (self.new.org_id, self.most_queued)).fetchone()[0]
+            if waiting >= self.most_queued:
+                raise UsageError(
+                    f"{waiting} runs of this org wait already, and {self.most_queued} is its limit",
+                    code=Code.QUEUE_FULL,
+                    help="Submit again once some have started, or have the limit raised.",
+                )
+        self.result = self._insert(connection)
+
+
+class PostTo(Post):
+    """Put a command into the inbox of an org's run."""
+
+    def __init__(self, org_id: OrgId, command: Command) -> None:
+        super().__init__(command)
+        self.org_id = org_id
+
+    def run(self, connection: Connection) -> None:
+        self.result = rows.of_org(connection, self.org_id, self.command.run_id) is not None
+        if self.result:
+            self._insert(connection, self.org_id)
+
+
+class Delete(Operation):
+    """Delete an ended run of an org with everything that belongs to it."""
+
+    durable = True
+
+    def __init__(self, org_id: OrgId, run_id: RunId) -> None:
+        self.org_id, self.run_id = org_id, run_id
+        self.result = False
+
+    def run(self, connection: Connection) -> None:
+        found = rows.of_org(connection, self.org_id, self.run_id)
+        self.result = found is not None
+        if found is None:
+            return
+        mine = (self.run_id, self.org_id)
+        wanted = "SELECT 1 FROM commands WHERE run_id=? AND org_id=? AND taken_seq IS NULL"
+        if found.status not in TERMINAL or found.owner is not None or connection.run(wanted, mine).fetchone():
+            raise UsageError(
+                f"run {self.run_id} has not ended: it is {found.status}",
+                code=Code.CONFLICT,
+                help="Cancel it first; a run is deleted once it has ended and nobody asks anything more of it.",
+            )
+        connection.write("DELETE FROM idempotency WHERE run_id=? AND org_id=?", mine)
+        connection.write("DELETE FROM runs WHERE run_id=? AND org_id=? AND owner IS NULL", mine)
+
+    def written(self, connection: Connection) -> bool:
+        return self.result and rows.of_org(connection, self.org_id, self.run_id) is None
