@@ -90,8 +90,8 @@ class RunStore:
                 sql = f"SELECT run_id, seq, status FROM runs WHERE org_id=? AND run_id IN ({rows.marks(part)})"
                 questions.append((org_id, sql, (org_id, *part)))
         found: dict[OrgId, dict[RunId, Position]] = {org_id: {} for org_id in wanted}
-        for (org_id, _, _), answers in zip(questions, await self.ask(questions), strict=True):
-            found[OrgId(org_id)].update({RunId(row[0]): Position(row[1], row[2]) for row in answers})
+        for (asked, _, _), answers in zip(questions, await self.ask(questions), strict=True):
+            found[OrgId(asked)].update({RunId(row[0]): Position(row[1], row[2]) for row in answers})
         return found
 
     async def ask(self, questions: Sequence[Question]) -> list[list[Any]]:
