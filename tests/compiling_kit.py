@@ -179,6 +179,8 @@ SPECS = [
             "input_data": ANY,
             "output_mapping": {"type": "object"},
             "timeout_ms": WHOLE,
+            "async_execution": {"type": "boolean"},
+            "wait_for_completion": {"type": "boolean"},
             "on_error": {"enum": ["propagate", "ignore", "default"]},
             "default_result": ANY,
         },

@@ -136,6 +136,7 @@ def _piece(scope: ScopeState, stages: list[StageState]) -> Piece:
     )
 
 
+        variables=scope.inherited,
 def _items_piece(stage: StageState, ranges: tuple[tuple[int, int], ...]) -> Piece:
     scope, body = stage.scope, stage.body
     assert isinstance(body, ForeachState)
@@ -160,6 +161,7 @@ def _seed(scope: ScopeState, stage: StageState, ids: set[StageId], seeds: dict[S
     chains = scope.plan.ancestors
     names: Iterable[StageId] = stage.stage.reads
     if stage.stage.variables:
+        variables=scope.inherited,
         names = [*names, *(setter for setters in stage.stage.variables.values() for setter in setters)]
     for name in names:
         if name in ids or name in seeds or any(owner in ids for owner in chains.get(name, ())):

@@ -33,6 +33,8 @@ class RunSubmitted(_Event, frozen=True, tag="run.submitted"):
     format: int = 1
     """`FORMAT` of the writer; the default is that of the first journals, which say none, and never changes."""
     parent: RunId | None = None
+    variables: Value | None = None
+    """Of an asynchronous sub-pipeline: the variables of its caller that it inherits."""
     options: dict[str, Any] = {}
     """What the submitter asked for: `max_concurrency`, `project_root`, `provider`, `labels` …"""
 
@@ -198,6 +200,8 @@ class StageExpanded(_Event, frozen=True, tag="stage.expanded"):
     """Of a sub-pipeline: `name` or `name@version` as evaluated."""
     plan: PlanId | None = None
     """Of a sub-pipeline: the Plan that runs."""
+    variables: Value | None = None
+    """Of a sub-pipeline: the variables of its caller that it inherits."""
     started_at: int = 0
 
 

@@ -49,6 +49,8 @@ class Piece(msgspec.Struct, frozen=True, omit_defaults=True):
     """`input` of the pipeline the scope belongs to."""
     pipeline: tuple[str, str] = ("", "")
     """Name and version, for `context`."""
+    variables: Value | None = None
+    """The variables that the pipeline inherits from its caller."""
     seeds: dict[StageId, Value | None] = {}
     """Outputs of stages outside the piece that it reads; None: skipped or not run."""
     choices: dict[StageId, tuple[str, ...]] = {}

@@ -242,7 +242,14 @@ def test_an_asynchronous_sub_pipeline_runs_to_its_end_too(project: Project, fm: 
     found = fm("run", "parent", "--json").json
     child = found["output"]["run_id"]
     assert found["status"] == "completed"
-    assert fm("runs", "show", child, "--json").json["status"] == "completed"
+    shown = fm("runs", "show", child, "--json").json
+    assert (shown["status"], shown["parent"]) == ("completed", found["run_id"])
+    assert f"called by {found['run_id']}" in fm("runs", "show", child).out
+    assert {row["run_id"]: row["parent"] for row in fm("runs", "list", "--json").json["items"]} == {
+        found["run_id"]: None,
+        child: found["run_id"],
+    }
+    assert "PARENT" in fm("runs", "list").out
     # Pure stages may run more than once before they are recorded, so only which ones ran counts.
     assert set((tmp_path / "mark").read_text().split()) == {"first", "second", "third"}
 

@@ -111,3 +111,29 @@ def test_its_result_is_checked_against_its_output_schema() -> None:
 def test_its_own_timeout_bounds_the_body() -> None:
     plan = build(calls("sub", "child", input_data={"text": "x"}, timeout_ms=900), others=[CHILD])
     assert plan.stages["sub"].body_timeout_ms == 900
+
+
+def test_a_mapping_is_checked_against_its_output_schema() -> None:
+    def mapped(path: str) -> dict[str, Any]:
+        return calls("sub", "child", input_data={"text": "x"}, output_mapping={"loud": path})
+
+    for path in ("text", "$", "$.text", "['text']"):
+        build(mapped(path), others=[CHILD])
+    fault = only(refused(mapped("txt"), others=[CHILD]))
+    assert (fault.nearest, fault.pointer) == ("text", "$.stages[0].config.output_mapping.loud")
+    assert "has no field" in only(refused(mapped("text.more"), others=[CHILD])).reason
+    assert "is not a path" in only(refused(mapped("text..more"), others=[CHILD])).reason
+
+
+def test_options_that_would_do_nothing_in_a_run_of_its_own_are_refused() -> None:
+    for own in ({"async_execution": True}, {"wait_for_completion": False}):
+        build(calls("sub", "child", input_data={"text": "x"}, **own), others=[CHILD])
+        for idle in ({"output_mapping": {"a": "text"}}, {"timeout_ms": 900}, {"on_error": "ignore"}):
+            fault = only(refused(calls("sub", "child", input_data={"text": "x"}, **own, **idle), others=[CHILD]))
+            assert fault.pointer == f"$.stages[0].config.{next(iter(idle))}" and "no effect" in fault.reason
+
+
+def test_a_run_of_its_own_has_no_result_to_read() -> None:
+    sub = calls("sub", "child", input_data={"text": "x"}, async_execution=True)
+    build(sub, echo("a", "{{upstream.sub.run_id}} {{upstream.sub.status}}"), others=[CHILD])
+    assert "has no field 'result'" in only(refused(sub, echo("a", "{{upstream.sub.result}}"), others=[CHILD])).reason

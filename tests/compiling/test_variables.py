@@ -92,9 +92,13 @@ def test_a_catch_does_not_see_what_its_try_set() -> None:
     assert "known only there" not in only(refused(guard, setter("s", "x"), echo("r", "{{context.x}}"))).reason
 
 
-def test_default_makes_a_variable_optional_if_some_stage_sets_it() -> None:
+def test_default_makes_a_variable_optional_if_some_stage_or_a_caller_may_set_it() -> None:
     build(setter("s", "x"), echo("r", "{{default(context.x, 0)}}"))
-    assert "no stage sets it" in only(refused(setter("s", "x"), echo("r", "{{default(context.z, 0)}}"))).reason
+    build(setter("s", "x"), echo("r", "{{default(context.callers, 0)}}"))
+    fault = only(refused(setter("s", "total"), echo("r", "{{default(context.totl, 0)}}")))
+    assert "no stage sets it" in fault.reason and fault.nearest == "total"
+    own = only(refused(echo("r", "{{default(context.x, 0)}}"), variables={"x": 1}))
+    assert own.code == Code.NOT_SUPPORTED
 
 
 def test_names_of_variables_are_written_out_and_free() -> None:

@@ -149,7 +149,7 @@ def test_a_journal_and_a_plan_that_name_no_format_are_of_the_first(monkeypatch: 
     """The first format is not written out; that must not make an old run one of tomorrow's."""
     raw = (FOLDER / "chain" / "journal.jsonl").read_bytes().splitlines()[0]
     assert b'"format"' not in raw
-    assert ev.RunSubmitted.__struct_defaults__[ev.RunSubmitted.__struct_fields__[-3:].index("format") - 3] == 1
+    assert {field.name: field.default for field in msgspec.structs.fields(ev.RunSubmitted)}["format"] == 1
     assert msgspec.convert({"name": "x", "version": "1", "scope": {}}, Plan).format == 1
 
 

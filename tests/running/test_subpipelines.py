@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flowmason.errors import RefusedError
-from flowmason.event import RunSubmitted
+from flowmason.event import RunCompleted, RunSubmitted
 from flowmason.ids import child_run_id, format_path
 from running.kit import Engine, expanded, pipe, post, say, stage, touch
 
@@ -86,12 +86,36 @@ async def test_the_output_mapping_picks_from_the_result(engine: Engine) -> None:
     assert result.out("end") == {"x": 8}
 
 
-async def test_a_mapping_that_leads_nowhere_gives_null(engine: Engine) -> None:
+@pytest.mark.parametrize("mode", ["propagate", "ignore"])
+async def test_a_mapping_that_leads_nowhere_fails_the_stage_and_names_the_nearest(engine: Engine, mode: str) -> None:
     result = await engine.run(
-        pipe(sub("double", {"n": 4}, output_mapping={"x": "value.m"}), say("end", "{{upstream.sub.result}}")),
+        pipe(
+            sub("double", {"n": 4}, output_mapping={"x": "value.nn"}, on_error=mode),
+            say("end", "{{upstream.sub.result}}"),
+        ),
         others=[DOUBLE],
     )
-    assert result.out("end") == {"x": None}
+    assert result.status == "failed" and result.error is not None
+    assert (result.error.code, result.error.stage) == ("INVALID_OUTPUT", "sub")
+    assert "'value.nn'" in result.error.message and "did you mean 'n'?" in result.error.message
+
+
+async def test_a_mapping_picks_from_several_ends_and_names_those_there_are(engine: Engine) -> None:
+    ends = pipe(say("left", {"a.b": 1}), say("right", [7]), name="ends")
+
+    def mapped(path: str) -> Any:
+        return pipe(sub("ends", output_mapping={"x": path}), say("end", "{{upstream.sub.result.x}}"))
+
+    for path, want in (
+        ("left.value['a.b']", 1),
+        ("right.value[0]", 7),
+        ("right.value.0", 7),
+        ("right", {"value": [7]}),
+    ):
+        assert (await engine.run(mapped(path), others=[ends])).out("end") == want
+    for path, told in (("rigth.value", "did you mean 'right'?"), ("right.value[1]", "no '1'")):
+        failed = await engine.run(mapped(path), others=[ends])
+        assert failed.error is not None and told in failed.error.message
 
 
 async def test_a_failure_inside_fails_the_stage(engine: Engine) -> None:
@@ -156,9 +180,62 @@ async def test_it_does_not_see_the_outer_pipeline_s_variables_and_stages(engine:
         )
 
 
-async def test_an_asynchronous_one_is_a_run_of_its_own(engine: Engine) -> None:
+CALLER = pipe(
+    stage("keep", "variable_set", name="tag", value="caller's"),
+    stage("own", "variable_set", name="own", value="caller's"),
+    stage("sub", "subpipeline", pipeline_id="reads", depends_on=["keep", "own"]),
+    say("end", "{{upstream.sub.result.value}}"),
+)
+READS = pipe(
+    stage("own", "variable_set", name="own", value="callee's"),
+    stage("each", "foreach", items=[1], loop_stages=["read"], depends_on=["own"]),
+    say("read", ["{{default(context.tag, 'none')}}", "{{context.own}}"]),
+    say("out", "{{upstream.each.results[0].value}}"),
+    name="reads",
+    output_stage_id="out",
+)
+
+
+def with_options(**options: Any) -> dict[str, Any]:
+    """The caller, its sub-pipeline with these options."""
+    stages = [
+        {**each, "config": {**each["config"], **(options if each["id"] == "sub" else {})}} for each in CALLER["stages"]
+    ]
+    return {**CALLER, "stages": stages}
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        ({}, "caller's"),
+        ({"inherit_context": False}, "none"),
+        ({"isolated": True}, "none"),
+        ({"isolated": True, "inherit_context": True}, "none"),
+    ],
+)
+async def test_it_inherits_the_variables_of_its_caller_unless_it_is_isolated(
+    engine: Engine, options: dict[str, Any], seen: str
+) -> None:
+    result = await engine.run(with_options(**options), others=[READS])
+    assert (result.status, result.out("end")) == ("completed", [seen, "callee's"])
+
+
+async def test_variables_are_inherited_from_the_caller_s_caller_and_by_a_run_of_its_own(engine: Engine) -> None:
+    middle = pipe(sub("reads"), say("out", "{{upstream.sub.result.value}}"), name="middle", output_stage_id="out")
+    result = await engine.run(with_options(pipeline_id="middle"), others=[READS, middle])
+    assert result.out("end") == ["caller's", "callee's"]
+    stages = [*with_options(async_execution=True)["stages"][:3], say("end", "{{upstream.sub.run_id}}")]
+    running = await engine.begin({**CALLER, "stages": stages}, others=[READS])
+    child = (await running.end()).out("end")
+    events = await running.host.stores.journal.read(child)
+    outputs = [each.event.output for each in events if isinstance(each.event, RunCompleted)]
+    assert [engine.load(output) for output in outputs] == [{"value": ["caller's", "callee's"]}]
+
+
+@pytest.mark.parametrize("option", [{"async_execution": True}, {"wait_for_completion": False}])
+async def test_an_asynchronous_one_is_a_run_of_its_own(engine: Engine, option: dict[str, Any]) -> None:
     running = await engine.begin(
-        pipe(sub("double", {"n": 5}, async_execution=True), say("end", "{{upstream.sub.run_id}}")), others=[DOUBLE]
+        pipe(sub("double", {"n": 5}, **option), say("end", "{{upstream.sub.run_id}}")), others=[DOUBLE]
     )
     result = await running.end()
     assert result.status == "completed"
@@ -171,6 +248,27 @@ async def test_an_asynchronous_one_is_a_run_of_its_own(engine: Engine) -> None:
     events = await journal.read(child)
     assert isinstance(events[0].event, RunSubmitted) and events[0].event.parent == result.run_id
     assert [note.path for note in result.notes] == ["end"]
+
+
+async def test_its_parent_does_not_wait_for_a_run_of_its_own(engine: Engine) -> None:
+    slow = pipe(touch("slow", seconds=0.3), name="slow")
+    running = await engine.begin(pipe(sub("slow", wait_for_completion=False), say("end")), others=[slow])
+    await running.until(lambda event: isinstance(event, RunCompleted))
+    row = await running.host.stores.journal.row(child_run_id(running.run_id, ("sub",)))
+    assert row is not None and row.status in ("queued", "running")
+    result = await running.end()
+    assert result.stages["sub"].output["status"] == "queued"
+
+
+async def test_options_that_would_do_nothing_fail_a_templated_one(engine: Engine) -> None:
+    result = await engine.run(
+        pipe(sub("double", {"n": 1}, async_execution="{{input.own}}", on_error="ignore")),
+        {"own": True},
+        others=[DOUBLE],
+    )
+    assert result.error is not None
+    assert (result.error.code, result.error.stage) == ("INVALID_INPUT", "sub")
+    assert "on_error has no effect" in result.error.message
 
 
 async def test_an_asynchronous_one_that_fails_leaves_its_parent_alone(engine: Engine) -> None:

@@ -72,6 +72,7 @@ def list_(
     from flowmason.cli.tables import print_table
 
     table = []
+    families = any(row.parent for row in rows)
     for row in rows:
         took = row.summary.get("duration_ms")
         failure = row.summary.get("failure") or {}
@@ -79,13 +80,14 @@ def list_(
             [
                 row.run_id,
                 f"{row.pipeline}@{row.version}",
+                *([row.parent or ""] if families else []),
                 row.status,
                 _when(row.created_at),
                 duration(took) if took is not None else "",
                 str(failure.get("message", "")),
             ]
         )
-    print_table(("RUN", "PIPELINE", "STATUS", "SUBMITTED", "TOOK", ""), table)
+    print_table(("RUN", "PIPELINE", *(["PARENT"] if families else []), "STATUS", "SUBMITTED", "TOOK", ""), table)
     if not table:
         console.say("no runs")
 
@@ -111,12 +113,14 @@ def show(
 
     row, outcome = console.run_async(read())
     if as_json:
-        console.print_json(outcome.document())
+        console.print_json({**outcome.document(), **({"parent": row.parent} if row.parent else {})})
         return
     from flowmason.cli.live.words import duration, usage_words
     from flowmason.cli.tables import print_table
 
     print(f"{row.run_id}  {row.pipeline}@{row.version}  {row.status}  {_when(row.created_at)}")
+    if row.parent:
+        print(f"called by {row.parent}")
     print_table(
         ("STAGE", "STATUS", "ATTEMPTS", "TOOK", ""),
         [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from flowmason.compiler.calls import check_call
 from flowmason.compiler.draft import Draft, Work
 from flowmason.compiler.faults import some
 from flowmason.compiler.fit import Fit, Misfit
 from flowmason.compiler.outputs import Outputs
 from flowmason.compiler.shapes import OPEN, Problem, Shape
 from flowmason.errors import Code
-from flowmason.expressions import Fields, Path, Static
+from flowmason.expressions import Path
 from flowmason.plan import Kind
 
 CONTROL = frozenset({Kind.CONDITIONAL, Kind.ROUTER, Kind.FOREACH, Kind.TRYCATCH, Kind.SUBPIPELINE, Kind.RETURN})
@@ -45,17 +46,9 @@ def check_stage(work: Work, draft: Draft, outputs: Outputs) -> None:
     for name in schema.get("required") or ():
         if name not in draft.templates:
             work.fault(draft, draft.pointer, f"the input {name!r} of {draft.spec.name} is missing")
-    if draft.plan is not None:
-        _sub_input(work, draft, Fit(look, lax=False))
-
-
-def _sub_input(work: Work, draft: Draft, fit: Fit) -> None:
-    assert draft.plan is not None
-    schema = draft.plan.input_schema
-    given = draft.templates.get("input_data", Static({}))
-    if not schema or not (isinstance(given, Fields) or (isinstance(given, Static) and isinstance(given.value, dict))):
-        return
-    _tell(work, draft, fit.check(given, Shape(schema, schema), draft.at("input_data")))
+    if draft.kind is Kind.SUBPIPELINE:
+        for misfit in check_call(draft, Fit(look, lax=False)):
+            work.fault(draft, misfit.pointer, misfit.reason, wrong=misfit.wrong, known=misfit.known)
 
 
 def _tell(work: Work, draft: Draft, misfits: list[Misfit]) -> None:

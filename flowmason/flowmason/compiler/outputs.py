@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flowmason.compiler.calls import own_run
 from flowmason.compiler.draft import Draft, Use, Work, climb, meet
 from flowmason.compiler.links import CONTEXT
 from flowmason.compiler.shapes import OPEN, Embedded, Problem, Shape, follow
@@ -112,7 +113,8 @@ class Outputs:
             results = {f"{role}_result": Embedded((*self._last(draft, role), _NULL)) for role in ("try", "catch")}
             return _closed({**TRYCATCH, **results})
         if draft.kind is Kind.SUBPIPELINE:
-            return _closed({**SUBPIPELINE, "result": self._result(draft)})
+            # Nobody waits for a run of its own: it has no result.
+            return _closed(SUBPIPELINE if own_run(draft) else {**SUBPIPELINE, "result": self._result(draft)})
         schema = draft.spec.output_schema
         if draft.spec.output_open:
             schema = {**schema, "additionalProperties": True}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowmason.compiler.draft import Draft, Place, Work, climb, meet
-from flowmason.compiler.faults import some
+from flowmason.compiler.faults import close_to, some
 from flowmason.compiler.links import CONTEXT
 from flowmason.errors import Code
 from flowmason.ids import StageId
@@ -167,7 +167,7 @@ def _check_reads(work: Work, draft: Draft, sight: _Sight | None) -> None:
             continue
         setters = draft.variables.get(name)
         if setters is None:
-            if not use.optional or sight is None or not sight.elsewhere(name):
+            if not use.optional or not _may_be_set(work, name, sight):
                 _tell_unset(work, draft, name, use.pointer, sight)
             continue
         assert sight is not None
@@ -181,8 +181,19 @@ def _check_reads(work: Work, draft: Draft, sight: _Sight | None) -> None:
                 reader.reads[setter] = None
 
 
+def _may_be_set(work: Work, name: str, sight: _Sight | None) -> bool:
+    """Whether `default(context.<name>, …)` makes sense: some stage may set it, or who calls this pipeline.
+
+    What is nearly the name of a variable of this pipeline is a slip.
+    """
+    if sight is not None and sight.elsewhere(name):
+        return True
+    known = [*sorted(CONTEXT), *(sight.names if sight is not None else ())]
+    return name not in (work.pipeline.variables or {}) and close_to(name, known) is None
+
+
 def _tell_unset(work: Work, draft: Draft, name: str, pointer: str, sight: _Sight | None) -> None:
-    known = [*sorted(CONTEXT), *draft.variables]
+    known = [*sorted(CONTEXT), *(sight.names if sight is not None else ())]
     others = sight.elsewhere(name) if sight is not None else []
     if others:
         where = work.by_id[others[0]]
@@ -195,5 +206,5 @@ def _tell_unset(work: Work, draft: Draft, name: str, pointer: str, sight: _Sight
         reason = f"context.{name}: the pipeline's own variables are not supported yet; set it by a variable_set stage"
         work.fault(draft, pointer, reason, code=Code.NOT_SUPPORTED)
     else:
-        reason = f"context.{name} is not known: no stage sets it"
+        reason = f"context.{name} is not known: no stage sets it (a caller's is read as default(context.{name}, …))"
         work.fault(draft, pointer, reason, wrong=name, known=known)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from flowmason import control, value
 from flowmason import event as ev
-from flowmason import value
 from flowmason.conductor.submit import keep, new_run
 from flowmason.conductor.surroundings import Surroundings
 from flowmason.errors import Code, FlowMasonError
@@ -67,7 +67,7 @@ class Admission:
             given = keep(self._conductor.values, self._org_id, prepare_input(plan.input_schema, self._load(given)))
         else:
             plan = self._state.plans[proposed.plan]
-        if proposed.settings.get("async_execution"):
+        if control.own_run(proposed.settings):
             return self._child(stage, proposed, plan, self._load(given))
         return ev.StageExpanded(
             path=proposed.path,
@@ -76,6 +76,7 @@ class Admission:
             input=given,
             pipeline=proposed.pipeline,
             plan=plan.id,
+            variables=proposed.variables,
             started_at=proposed.started_at,
         )
 
@@ -94,6 +95,7 @@ class Admission:
                 org_id=self._org_id,
                 options=dict(state.options),
                 parent=state.run_id,
+                variables=proposed.variables,
             )
         )
         output = {

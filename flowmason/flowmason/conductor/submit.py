@@ -54,6 +54,7 @@ def new_run(
     options: dict[str, Any] | None = None,
     priority: int = 0,
     parent: RunId | None = None,
+    variables: Value | None = None,
     idempotency_key: str | None = None,
 ) -> NewRun:
     """What `Journal.submit` takes. Applies the input's defaults; raises `RefusedError` for a wrong input.
@@ -69,6 +70,7 @@ def new_run(
         version=plan.version,
         format=ev.FORMAT,
         parent=parent,
+        variables=variables,
         options=options or {},
     )
     return NewRun(

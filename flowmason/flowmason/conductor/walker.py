@@ -291,7 +291,7 @@ class Walker:
             self._conductor.landed(flight)
 
     def _cancel_unwanted(self) -> None:
-        """End flights that nobody waits for; an effect that only fell to a failure may finish, until somebody cancels."""
+        """End flights that nobody waits for; an effect that fell to a failure may finish, unless somebody cancels."""
         for flight in list(self.flights.by_id.values()):
             if flight.cancelling or flight.wanted():
                 continue

@@ -15,18 +15,22 @@ from flowmason.control.decisions import (
     subpipeline,
     trycatch,
 )
-from flowmason.control.inputs import KINDS
+from flowmason.control.inputs import IDLE_IN_OWN_RUN, KINDS
 from flowmason.control.outcomes import (
     catches,
     error_view,
     foreach_output,
+    inherits,
+    own_run,
+    picked,
     subpipeline_output,
     takes_over,
     trycatch_output,
 )
-from flowmason.control.paths import MISSING, parse_dotted, pick
+from flowmason.control.paths import MISSING, parse_dotted, pick, written
 
 __all__ = [
+    "IDLE_IN_OWN_RUN",
     "KINDS",
     "MISSING",
     "Decision",
@@ -36,8 +40,11 @@ __all__ = [
     "error_view",
     "foreach",
     "foreach_output",
+    "inherits",
+    "own_run",
     "parse_dotted",
     "pick",
+    "picked",
     "return_",
     "router",
     "subpipeline",
@@ -45,4 +52,5 @@ __all__ = [
     "takes_over",
     "trycatch",
     "trycatch_output",
+    "written",
 ]

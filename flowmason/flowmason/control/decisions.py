@@ -226,6 +226,10 @@ def subpipeline(inputs: Mapping[str, Any]) -> Decision:
     if not isinstance(data, Mapping):
         raise invalid(f"input_data: expected an object, got {_kind_of(data)}", "input_data")
     data = dict(data)
+    idle = forms.idle_options(form)
+    if idle:
+        reason = f"{idle[0]} has no effect on a sub-pipeline that is a run of its own: its stage does not wait for it"
+        raise invalid(reason, idle[0])
     output = subpipeline_output("pending", pipeline_id=name, pipeline_version=version or None)
     output["input_data"] = data
     return Decision(

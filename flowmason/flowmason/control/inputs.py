@@ -76,6 +76,22 @@ class SubPipeline(_Input, frozen=True):
     default_result: Any = None
 
 
+IDLE_IN_OWN_RUN: Mapping[str, Any] = {
+    "output_mapping": {},
+    "timeout_ms": None,
+    "on_error": "propagate",
+    "default_result": None,
+}
+"""Options of a sub-pipeline that have nothing to act on where it becomes a run of its own → their defaults."""
+
+
+def idle_options(form: SubPipeline) -> list[str]:
+    """Options that were given and would do nothing."""
+    if form.wait_for_completion and not form.async_execution:
+        return []
+    return [name for name, usual in IDLE_IN_OWN_RUN.items() if getattr(form, name) != usual]
+
+
 class Return(_Input, frozen=True):
     condition: Any = True
     condition_expression: Any = None

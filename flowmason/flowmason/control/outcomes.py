@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from flowmason import errors
-from flowmason.control.paths import MISSING, pick
+from flowmason.control.paths import MISSING, dead_end, pick
 from flowmason.errors import Code, Failure, StageError
 
 _BY_CODE = {"TimeoutError": Code.TIMEOUT, "ConnectionError": Code.CONNECTIVITY}
@@ -134,15 +134,33 @@ def subpipeline_output(
     }
 
 
+def own_run(settings: Mapping[str, Any]) -> bool:
+    """Whether a sub-pipeline becomes a run of its own, for which its stage does not wait."""
+    return bool(settings.get("async_execution")) or settings.get("wait_for_completion") is False
+
+
+def inherits(settings: Mapping[str, Any]) -> bool:
+    """Whether a sub-pipeline sees the variables of its caller."""
+    return settings.get("inherit_context", True) is not False and not settings.get("isolated")
+
+
 def _mapped(result: Any, mapping: Mapping[str, str]) -> dict[str, Any]:
-    fields = {target: pick(result, path) for target, path in mapping.items()}
-    missing = {target: mapping[target] for target, value in fields.items() if value is MISSING}
-    if missing:
-        listed = ", ".join(f"{target!r} from {path!r}" for target, path in missing.items())
-        raise StageError(
-            f"the pipeline's output has nothing for {listed}", code=Code.INVALID_OUTPUT, details={"missing": missing}
-        )
-    return fields
+    return {target: picked(result, path) for target, path in mapping.items()}
+
+
+def picked(result: Any, path: str) -> Any:
+    """What a path of an `output_mapping` finds. Raises `StageError` (`INVALID_OUTPUT`) where it leads nowhere."""
+    found = pick(result, path)
+    if found is not MISSING:
+        return found
+    wrong, known = dead_end(result, path)
+    near = errors.did_you_mean(wrong, known)
+    there = f"; did you mean {near!r}?" if near else f"; there is {', '.join(map(repr, known[:8]))}" if known else ""
+    raise StageError(
+        f"output_mapping: the pipeline's output has nothing at {path!r}: no {wrong!r}{there}",
+        code=Code.INVALID_OUTPUT,
+        details={"path": path},
+    )
 
 
 def takes_over(settings: Mapping[str, Any], failure: Failure) -> tuple[bool, Any]:

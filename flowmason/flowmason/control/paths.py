@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -77,3 +77,22 @@ def pick(value: Any, path: str) -> Any:
         else:
             return MISSING
     return value
+
+
+def dead_end(value: Any, path: str) -> tuple[str, list[str]]:
+    """Where a path that leads nowhere ends: the step that is not there, and the names that are."""
+    for step in parse_dotted(path):
+        found = pick(value, written([step]))
+        if found is MISSING:
+            return str(step), sorted(map(str, value)) if isinstance(value, Mapping) else []
+        value = found
+    return path, []
+
+
+def written(steps: Sequence[str | int]) -> str:
+    """The steps of `parse_dotted` as a path again."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f"[{_quoted(step)}]" for step in steps) or "$"
+
+
+def _quoted(step: str) -> str:
+    return f'"{step}"' if "'" in step else f"'{step}'"

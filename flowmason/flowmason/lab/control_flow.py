@@ -184,10 +184,14 @@ class SubPipeline:
         timeout_ms: int | None = Field(
             default=None, ge=STAGE_TIMEOUT_MS_MIN, le=STAGE_TIMEOUT_MS_MAX, description="Of the whole sub-pipeline."
         )
-        async_execution: bool = Field(default=False, description="Start it as a run of its own.")
-        wait_for_completion: bool = True
-        inherit_context: bool = Field(default=True, description="Whether it sees the variables set so far.")
-        isolated: bool = False
+        async_execution: bool = Field(
+            default=False, description="Start it as a run of its own, and go on at once with its `run_id`."
+        )
+        wait_for_completion: bool = Field(default=True, description="`false` is the same as `async_execution`.")
+        inherit_context: bool = Field(
+            default=True, description="Whether it sees the caller's variables where it sets none of that name."
+        )
+        isolated: bool = Field(default=False, description="It sees nothing of its caller but its input.")
         on_error: Literal["propagate", "ignore", "default"] = "propagate"
         default_result: Any = Field(default=None, description='The result after a failure with on_error "default".')
 
@@ -195,7 +199,7 @@ class SubPipeline:
         pipeline_id: str
         pipeline_version: str | None = None
         run_id: str | None = Field(default=None, description="Of an asynchronous sub-pipeline.")
-        status: Literal["pending", "running", "completed", "failed", "cancelled"]
+        status: Literal["pending", "queued", "running", "completed", "failed", "cancelled"]
         input_data: dict[str, Any] = {}
         result: Any = None
         execution_time_ms: float | None = None

@@ -90,7 +90,8 @@ class StageContext:
     def variables(self) -> Mapping[str, Any]:
         from flowmason.expressions import ABSENT
 
-        found: dict[str, Any] = {}
+        inherited = self._run.piece_of(self._stage.scope).variables
+        found: dict[str, Any] = self._run.data.load(inherited) if inherited is not None else {}
         for name, setters in self._stage.stage.variables.items():
             for setter in setters:
                 output = self._upstream[setter]

@@ -90,6 +90,7 @@ class Bodies:
             inner = self.open_scope(plan.scope, plan, stage.path, Role.PIPELINE, stage, input=event.input)
             stage.body = SubState(settings, inner, event.pipeline)
             if scope.doomed is not None:
+            inner.variables = event.variables
                 self.doom(inner, CANCELLED)
             self.settle(stage)
 

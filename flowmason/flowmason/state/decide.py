@@ -6,8 +6,8 @@ from typing import Any
 
 from flowmason import control, value
 from flowmason import event as ev
-from flowmason.errors import Code, Failure
-from flowmason.ids import StageId
+from flowmason.errors import Code, Failure, StageError
+from flowmason.ids import StageId, format_path
 from flowmason.plan import ForeachBody, TryCatchBody
 from flowmason.state import lookup
 from flowmason.state.fold import RunState
@@ -113,7 +113,7 @@ def _verdict(stage: StageState, took: float) -> tuple[Outcome, Value]:
             return outcome, outcome.value or value.NULL
         return outcome, try_output(stage, body)
     assert isinstance(body, SubState)
-    return _sub_verdict(body, took)
+    return _sub_verdict(stage, body, took)
 
 
 def foreach_output(stage: StageState, body: ForeachState) -> Value:
@@ -157,7 +157,7 @@ def try_output(stage: StageState, body: TryState) -> Value:
     )
 
 
-def _sub_verdict(body: SubState, took: float) -> tuple[Outcome, Value]:
+def _sub_verdict(stage: StageState, body: SubState, took: float) -> tuple[Outcome, Value]:
     scope = body.scope
     outcome = body.doomed or scope.outcome
     plan = scope.plan
@@ -166,7 +166,10 @@ def _sub_verdict(body: SubState, took: float) -> tuple[Outcome, Value]:
             result = outcome.value or value.NULL
         else:
             result = plan.output_of({name: _output(stage) for name, stage in scope.stages.items()})
-        return Outcome("finished"), _sub_output(body, "completed", result, None, took)
+        try:
+            return Outcome("finished"), _sub_output(body, "completed", result, None, took)
+        except StageError as error:
+            return Outcome("failed", failure=error.failure.at(format_path(stage.path))), value.NULL
     if outcome.kind == "cancelled":
         return outcome, value.NULL
     failure = outcome.failure or Failure(
@@ -185,8 +188,26 @@ def _sub_output(body: SubState, status: str, result: Value, failure: Failure | N
         status, pipeline_id=plan.name, pipeline_version=plan.version, execution_time_ms=took, failure=failure
     )
     if mapping and status == "completed":
-        result = value.Record({target: value.Picked(result, path) for target, path in mapping.items()})
+        result = value.Record({target: _picked(result, path) for target, path in mapping.items()})
     return _record(plain, result=result)
+
+
+def _picked(result: Value, path: str) -> Value:
+    """The part of a value at a path, as far as it can be told without loading anything; the rest is told when read.
+
+    Raises `StageError` (`INVALID_OUTPUT`) where the path is seen to lead nowhere.
+    """
+    if isinstance(result, value.Inline):
+        return value.inline(control.picked(value.decode(result.data), path))
+    if isinstance(result, value.Record):
+        if path in result.fields:
+            return result.fields[path]
+        first, *rest = control.parse_dotted(path) or (None,)
+        if first is not None and first not in result.fields:
+            control.picked(dict.fromkeys(result.fields), path)  # says what is wrong
+        if isinstance(first, str):
+            return _picked(result.fields[first], control.written(rest))
+    return value.Picked(result, path)
 
 
 def _output(stage: StageState) -> Value | None:

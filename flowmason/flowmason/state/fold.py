@@ -74,6 +74,7 @@ class RunState(Reviving):
     def _started(self, event: ev.RunStarted) -> None:
         self.status = Status.RUNNING
 
+        self.root.variables = event.variables
     def _adopted(self, event: ev.RunAdopted) -> None:
         self.epoch = event.epoch
 

@@ -131,6 +131,8 @@ class ScopeState:
     error: Failure | None = None
     """Of a rescue: what is being rescued from."""
     given: Given | None = None
+    variables: Value | None = None
+    """Of a pipeline that another one called: the variables that it inherits."""
     """Of a piece: what it knows of the rest."""
     stages: dict[StageId, StageState] = field(default_factory=dict)
     open: int = 0
@@ -148,6 +150,14 @@ class ScopeState:
     @property
     def fine(self) -> bool:
         """Whether all its stages have ended, and none badly."""
+    @property
+    def inherited(self) -> Value | None:
+        """The variables that the pipeline it belongs to inherits from its caller."""
+        here = self
+        while here.parent is not None:
+            here = here.parent
+        return here.variables
+
         return all(stage.status in FINE for stage in self.stages.values())
 
     @property
