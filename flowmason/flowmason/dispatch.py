@@ -127,6 +127,7 @@ def _piece(scope: ScopeState, stages: list[StageState]) -> Piece:
         stages=tuple(sorted(ids, key=lambda name: order.get(name, 0))),
         input=scope.input,
         pipeline=(scope.plan.name, scope.plan.version),
+        variables=scope.inherited,
         seeds=seeds,
         choices=choices,
         skipped=tuple(dict.fromkeys(skipped)),
@@ -136,7 +137,6 @@ def _piece(scope: ScopeState, stages: list[StageState]) -> Piece:
     )
 
 
-        variables=scope.inherited,
 def _items_piece(stage: StageState, ranges: tuple[tuple[int, int], ...]) -> Piece:
     scope, body = stage.scope, stage.body
     assert isinstance(body, ForeachState)
@@ -151,6 +151,7 @@ def _items_piece(stage: StageState, ranges: tuple[tuple[int, int], ...]) -> Piec
         item_values=body.items,
         input=scope.input,
         pipeline=(scope.plan.name, scope.plan.version),
+        variables=scope.inherited,
         seeds=seeds,
         locals=local_values(scope),
         error=error_of(scope),
@@ -161,7 +162,6 @@ def _seed(scope: ScopeState, stage: StageState, ids: set[StageId], seeds: dict[S
     chains = scope.plan.ancestors
     names: Iterable[StageId] = stage.stage.reads
     if stage.stage.variables:
-        variables=scope.inherited,
         names = [*names, *(setter for setters in stage.stage.variables.values() for setter in setters)]
     for name in names:
         if name in ids or name in seeds or any(owner in ids for owner in chains.get(name, ())):

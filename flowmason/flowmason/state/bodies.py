@@ -88,9 +88,9 @@ class Bodies:
             assert event.plan is not None
             plan = self.plans[event.plan]
             inner = self.open_scope(plan.scope, plan, stage.path, Role.PIPELINE, stage, input=event.input)
+            inner.variables = event.variables
             stage.body = SubState(settings, inner, event.pipeline)
             if scope.doomed is not None:
-            inner.variables = event.variables
                 self.doom(inner, CANCELLED)
             self.settle(stage)
 

@@ -70,11 +70,11 @@ class RunState(Reviving):
         self.options = dict(event.options)
         self.pipeline = (event.pipeline or self.plan.name, event.version or self.plan.version)
         self.root = self.open_scope(self.plan.scope, self.plan, (), Role.ROOT, None, input=event.input)
+        self.root.variables = event.variables
 
     def _started(self, event: ev.RunStarted) -> None:
         self.status = Status.RUNNING
 
-        self.root.variables = event.variables
     def _adopted(self, event: ev.RunAdopted) -> None:
         self.epoch = event.epoch
 

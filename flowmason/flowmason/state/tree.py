@@ -128,11 +128,11 @@ class ScopeState:
     """Of an item: its index."""
     input: Value | None = None
     """`input` of the pipeline it belongs to."""
+    variables: Value | None = None
+    """Of a pipeline that another one called: the variables that it inherits."""
     error: Failure | None = None
     """Of a rescue: what is being rescued from."""
     given: Given | None = None
-    variables: Value | None = None
-    """Of a pipeline that another one called: the variables that it inherits."""
     """Of a piece: what it knows of the rest."""
     stages: dict[StageId, StageState] = field(default_factory=dict)
     open: int = 0
@@ -148,9 +148,6 @@ class ScopeState:
         return self.doomed or FINISHED
 
     @property
-    def fine(self) -> bool:
-        """Whether all its stages have ended, and none badly."""
-    @property
     def inherited(self) -> Value | None:
         """The variables that the pipeline it belongs to inherits from its caller."""
         here = self
@@ -158,6 +155,9 @@ class ScopeState:
             here = here.parent
         return here.variables
 
+    @property
+    def fine(self) -> bool:
+        """Whether all its stages have ended, and none badly."""
         return all(stage.status in FINE for stage in self.stages.values())
 
     @property
