@@ -53,7 +53,7 @@ class Concat(msgspec.Struct, frozen=True, array_like=True, tag="c"):
 
 
 class Picked(msgspec.Struct, frozen=True, array_like=True, tag="p"):
-    """A part of another value, at a dotted path; null where the path leads nowhere."""
+    """A part of another value, at a dotted path; to read one whose path leads nowhere is an error."""
 
     source: Value
     path: str

@@ -100,6 +100,18 @@ async def test_a_mapping_that_leads_nowhere_fails_the_stage_and_names_the_neares
     assert "'value.nn'" in result.error.message and "did you mean 'n'?" in result.error.message
 
 
+async def test_a_mapping_of_a_large_result_fails_who_reads_it(engine: Engine) -> None:
+    large = pipe(stage("blob", "blob", size=100_000), name="large")
+    called = sub("large", output_mapping={"x": "sized"})
+    result = await engine.run(pipe(called, say("end", "{{upstream.sub.result.x}}")), others=[large])
+    assert result.status == "failed" and result.error is not None
+    assert (result.error.code, result.error.stage) == ("INVALID_OUTPUT", "end")
+    assert "did you mean 'size'?" in result.error.message
+    unread = await engine.run(pipe(called), others=[large])
+    assert unread.status == "completed"
+    assert unread.output["result"]["x"]["$error"]["code"] == "INVALID_OUTPUT"
+
+
 async def test_a_mapping_picks_from_several_ends_and_names_those_there_are(engine: Engine) -> None:
     ends = pipe(say("left", {"a.b": 1}), say("right", [7]), name="ends")
 

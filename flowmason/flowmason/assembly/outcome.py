@@ -10,7 +10,7 @@ import msgspec
 
 from flowmason import value
 from flowmason.assembly.picture import RunPicture, StagePicture
-from flowmason.errors import Failure
+from flowmason.errors import Failure, StageError
 from flowmason.event import ItemsFinished
 from flowmason.ids import LOCAL_ORG, OrgId, StagePath, format_path, sha256
 from flowmason.policy import INLINE_LIMIT
@@ -110,7 +110,7 @@ class Shown:
     def __init__(self, values: ValueStore, org_id: OrgId = LOCAL_ORG, limit: int | None = INLINE_LIMIT) -> None:
         self._values = values
         self._org_id = org_id
-        self._data = Data(values, org_id)
+        self._data = _ShownData(values, org_id)
         self._limit = limit
 
     def data(self, source: Value) -> Any:
@@ -132,6 +132,16 @@ class Shown:
     def whole(self, source: Value) -> Any:
         """The plain data of a value whatever its size, as components would read it."""
         return self._data.load(source)
+
+
+class _ShownData(Data):
+    """To look at a value must not fail: a part that is not there is shown as its error."""
+
+    def pick(self, source: Picked) -> Any:
+        try:
+            return super().pick(source)
+        except StageError as error:
+            return {"$error": msgspec.to_builtins(error.failure)}
 
 
 def blob(digest: str, size: int, type_: str = "application/msgpack") -> dict[str, Any]:

@@ -45,9 +45,12 @@ class Data:
         if isinstance(source, Concat):
             return [item for chunk in source.chunks for item in self.load(chunk)]
         if isinstance(source, Picked):
-            found = control.pick(self.load(source.source), source.path)
-            return None if found is control.MISSING else found
+            return self.pick(source)
         raise FlowMasonError(f"unknown kind of value: {type(source).__name__}", code=Code.INTERNAL)
+
+    def pick(self, source: Picked) -> Any:
+        """The part of another value. Raises `StageError` (`INVALID_OUTPUT`) where its path leads nowhere."""
+        return control.picked(self.load(source.source), source.path)
 
     def _load_stored(self, source: Stored) -> Any:
         key = self._key(source.digest)
