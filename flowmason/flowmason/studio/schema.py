@@ -56,7 +56,7 @@ api_keys = sa.Table(
     metadata,
     _text("key_id", key=True),
     _text("org_id"),
-    _text("user_id", null=True),
+    _text("user_id"),
     _text("name"),
     _text("prefix"),
     _text("key_hash", unique=True),
@@ -88,6 +88,7 @@ pipelines = sa.Table(
     _time("created_at"),
     _time("updated_at"),
     _time("published_at", null=True),
+    _text("published_version", null=True),
     sa.UniqueConstraint("org_id", "name", name="pipelines_by_name"),
 )
 pipeline_versions = sa.Table(
@@ -154,17 +155,27 @@ tickets = sa.Table(
     _text("caller"),
     _time("expires_at"),
 )
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    _text("session_id", key=True),
+    _text("org_id"),
+    _text("user_id"),
+    _time("created_at"),
+    _time("expires_at"),
+    _time("ended_at", null=True),
+    _text("end_reason", null=True),
+)
 refresh_tokens = sa.Table(
     "refresh_tokens",
     metadata,
     _text("token_hash", key=True),
-    _text("family"),
+    _text("session_id"),
     _text("org_id"),
     _text("user_id"),
     _time("created_at"),
     _time("expires_at"),
     _time("used_at", null=True),
-    _time("revoked_at", null=True),
 )
 
 # -- what belongs to no org ---------------------------------------------------------------------
@@ -196,6 +207,13 @@ login_failures = sa.Table(
     _count("count"),
     _time("first_at"),
     _time("locked_until", null=True),
+)
+login_places = sa.Table(
+    "login_places",
+    metadata,
+    _text("user_id", key=True),
+    _text("place", key=True),
+    _time("seen_at"),
 )
 signing_keys = sa.Table(
     "signing_keys",

@@ -23,7 +23,6 @@ from flowmason.studio.schema import TENANT
 Role = Literal["engine", "api"]
 Condition = sa.ColumnElement[bool]
 API_ROLE = "flowmason_api"
-_SET = sa.text("SELECT set_config(:name, :value, true)")
 _PROOFS = frozenset({"key_hash", "user", "token_hash"})
 
 
@@ -52,13 +51,14 @@ class StudioStore:
         return cls(_engine(url, role), role)
 
     @contextmanager
-    def scope(self, org_id: OrgId, *, writing: bool = True) -> Iterator[Scope]:
+    def scope(self, org_id: OrgId, *, writing: bool = True, **proof: str) -> Iterator[Scope]:
         """A transaction in which only the rows of `org_id` exist; rolled back where the block raises.
 
-        One that only reads (`writing=False`) waits for nobody on SQLite, where there is one writer at a time.
+        One that only reads (`writing=False`) waits for nobody on SQLite, where there is one writer at a time. A proof
+        is for what its `system` side does (see `system`).
         """
-        with self._begin({"org": org_id}, writing) as connection:
-            yield Scope(connection, org_id)
+        with self.system(writing=writing, **proof) as system:
+            yield system.scope(org_id)
 
     @contextmanager
     def system(self, *, writing: bool = True, **proof: str) -> Iterator[System]:
@@ -71,23 +71,25 @@ class StudioStore:
         if unknown:
             raise ValueError(f"not a proof: {sorted(unknown)}")
         with self._begin(proof, writing) as connection:
-            yield System(connection, proof)
+            yield System(connection, proof, walled=self._walled)
 
     def close(self) -> None:
         """Let go of all connections."""
         self._engine.dispose()
 
+    @property
+    def _walled(self) -> bool:
+        return self._role == "api" and self._engine.dialect.name == "postgresql"
+
     @contextmanager
     def _begin(self, settings: Mapping[str, str], writing: bool) -> Iterator[Connection]:
         try:
             with self._engine.execution_options(writing=writing).begin() as connection:
-                if self._engine.dialect.name == "postgresql" and self._role == "api":
-                    connection.exec_driver_sql(f"SET LOCAL ROLE {API_ROLE}")
-                    for name, value in settings.items():
-                        connection.execute(
-                            sa.text("SELECT set_config(:name, :value, true)"),
-                            {"name": f"flowmason.{name}", "value": value},
-                        )
+                if self._walled:
+                    _set(
+                        connection,
+                        {"role": API_ROLE, **{f"flowmason.{name}": value for name, value in settings.items()}},
+                    )
                 yield connection
         except sa.exc.OperationalError as error:
             raise JournalError(f"the database refused: {error.orig}", code=Code.STORAGE) from error
@@ -96,9 +98,11 @@ class StudioStore:
 class Scope:
     """A transaction of one org. Every method reads and writes that org's rows alone."""
 
-    def __init__(self, connection: Connection, org_id: OrgId) -> None:
+    def __init__(self, system: System, connection: Connection, org_id: OrgId) -> None:
         self._connection = connection
         self.org_id = org_id
+        self.system = system
+        """The same transaction, for tables of no org."""
 
     def find(
         self,
@@ -152,14 +156,21 @@ class Scope:
 class System:
     """A transaction of no org: for its own tables, and for the org's rows that a proof opens."""
 
-    def __init__(self, connection: Connection, proof: Mapping[str, str]) -> None:
+    def __init__(self, connection: Connection, proof: Mapping[str, str], *, walled: bool) -> None:
         self._connection = connection
         self._proof = proof
+        self._walled = walled
 
     def execute(self, statement: sa.Executable) -> sa.CursorResult[Any]:
         """Run a statement. Tables of orgs may only be searched by the proof that was given."""
         result: sa.CursorResult[Any] = self._connection.execute(statement)
         return result
+
+    def scope(self, org_id: OrgId) -> Scope:
+        """The same transaction, bound to one org from here on: for an org that a proof has led to."""
+        if self._walled:
+            _set(self._connection, {"flowmason.org": org_id})
+        return Scope(self, self._connection, org_id)
 
     @property
     def bound_to(self) -> Mapping[str, str]:
@@ -167,9 +178,19 @@ class System:
         return self._proof
 
 
+def _set(connection: Connection, settings: Mapping[str, str]) -> None:
+    """Set what holds until the transaction ends; one round trip."""
+    calls = [sa.func.set_config(name, value, True) for name, value in settings.items()]
+    connection.execute(sa.select(*calls))
+
+
 def _engine(url: str, role: Role) -> Engine:
     if url.startswith("sqlite"):
-        engine = sa.create_engine(url, connect_args={"timeout": connections.BUSY_TIMEOUT_S, "check_same_thread": False})
+        engine = sa.create_engine(
+            url,
+            connect_args={"timeout": connections.BUSY_TIMEOUT_S, "check_same_thread": False},
+            hide_parameters=True,
+        )
 
         @sa.event.listens_for(engine, "connect")
         def _ready(raw: Any, _record: object) -> None:
@@ -184,7 +205,8 @@ def _engine(url: str, role: Role) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
         return engine
-    engine = sa.create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=8)
+    # Errors never show parameters: hashes and people's addresses are among them.
+    engine = sa.create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=8, hide_parameters=True)
     if role == "api":
         try:
             with engine.begin() as connection:

@@ -11,6 +11,7 @@ from fastapi import Request
 from flowmason.ids import Ids
 from flowmason.studio.scope import StudioStore
 from flowmason.values import ValueStore
+from flowmason_serve_apps.studio.guard.authentication import Authenticator
 from flowmason_serve_apps.studio.settings import StudioSettings
 
 
@@ -32,9 +33,14 @@ class Services:
     values: ValueStore
     ids: Ids = field(default_factory=lambda: Ids(time.time))
     now: Callable[[], int] = now_ms
+    authenticator: Authenticator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.authenticator = Authenticator(self.store, self.now)
 
     async def close(self) -> None:
         """Let go of everything."""
+        await self.authenticator.close()
         self.store.close()
 
 

@@ -19,6 +19,7 @@ _PROOFS = {
     "api_keys": "key_hash = current_setting('flowmason.key_hash', true)",
     "members": "user_id = current_setting('flowmason.user', true)",
     "orgs": "org_id IN (SELECT m.org_id FROM members m WHERE m.user_id = current_setting('flowmason.user', true))",
+    "sessions": "user_id = current_setting('flowmason.user', true)",
     "refresh_tokens": "token_hash = current_setting('flowmason.token_hash', true)",
     "tickets": "ticket_hash = current_setting('flowmason.token_hash', true)",
 }
@@ -65,16 +66,20 @@ def upgrade() -> None:
         _text("previous_hash"),
         _text("hash"),
     )
-    waiting = sa.text("owner IS NULL AND status IN ('queued', 'running')")
-    op.create_index(
-        "runs_waiting_by_org",
-        "runs",
-        ["org_id", sa.text("priority DESC"), "created_at", "run_id"],
-        sqlite_where=waiting,
-        postgresql_where=waiting,
-    )
+    _indexes_of_claims()
     if op.get_bind().dialect.name == "postgresql":
         _row_level_security()
+
+
+def _indexes_of_claims() -> None:
+    """Waiting runs org by org, in the order in which an org's runs are claimed; held ones by who holds them."""
+    op.drop_index("runs_waiting", "runs")
+    op.drop_index("runs_by_owner", "runs")
+    waiting = sa.text("owner IS NULL AND status IN ('queued', 'running') AND wake_at IS NULL")
+    columns = ["org_id", sa.text("status DESC"), sa.text("priority DESC"), "created_at", "run_id"]
+    op.create_index("runs_waiting", "runs", columns, sqlite_where=waiting, postgresql_where=waiting)
+    held = sa.text("owner IS NOT NULL")
+    op.create_index("runs_held", "runs", ["owner", "org_id"], sqlite_where=held, postgresql_where=held)
 
 
 def _people() -> None:
@@ -101,7 +106,7 @@ def _people() -> None:
         "api_keys",
         _text("key_id", key=True),
         _text("org_id"),
-        _text("user_id", null=True),
+        _text("user_id"),
         _text("name"),
         _text("prefix"),
         _text("key_hash", unique=True),
@@ -116,18 +121,26 @@ def _people() -> None:
     )
     op.create_index("api_keys_by_org", "api_keys", ["org_id"])
     op.create_table(
-        "refresh_tokens",
-        _text("token_hash", key=True),
-        _text("family"),
+        "sessions",
+        _text("session_id", key=True),
         _text("org_id"),
         _text("user_id"),
         _number("created_at"),
         _number("expires_at"),
-        _number("used_at", null=True),
-        _number("revoked_at", null=True),
+        _number("ended_at", null=True),
+        _text("end_reason", null=True),
     )
-    op.create_index("refresh_tokens_by_family", "refresh_tokens", ["family"])
-    op.create_index("refresh_tokens_by_user", "refresh_tokens", ["user_id"])
+    op.create_index("sessions_by_user", "sessions", ["user_id"])
+    op.create_table(
+        "refresh_tokens",
+        _text("token_hash", key=True),
+        *(_text(name) for name in ("session_id", "org_id", "user_id")),
+        _number("created_at"),
+        _number("expires_at"),
+        _number("used_at", null=True),
+    )
+    op.create_index("refresh_tokens_by_session", "refresh_tokens", ["session_id"])
+    op.create_index("refresh_tokens_by_expiry", "refresh_tokens", ["expires_at"])
     op.create_table("tickets", _text("ticket_hash", key=True), _text("org_id"), _text("caller"), _number("expires_at"))
     op.create_table("revoked_tokens", _text("token_id", key=True), _number("expires_at"))
     op.create_table(
@@ -146,6 +159,7 @@ def _people() -> None:
         _number("first_at"),
         _number("locked_until", null=True),
     )
+    op.create_table("login_places", _text("user_id", key=True), _text("place", key=True), _number("seen_at"))
     op.create_table(
         "signing_keys",
         _text("key_id", key=True),
@@ -175,6 +189,7 @@ def _pipelines() -> None:
         _number("created_at"),
         _number("updated_at"),
         _number("published_at", null=True),
+        _text("published_version", null=True),
         sa.UniqueConstraint("org_id", "name", name="pipelines_by_name"),
     )
     op.create_table(
@@ -215,11 +230,13 @@ def _pipelines() -> None:
 
 def _row_level_security() -> None:
     own = (
-        "orgs", "org_limits", "members", "api_keys", "refresh_tokens", "tickets", "pipelines", "pipeline_versions",
-        "packages", "secrets", "audit_log",
+        "orgs", "org_limits", "members", "api_keys", "sessions", "refresh_tokens", "tickets", "pipelines",
+        "pipeline_versions", "packages", "secrets", "audit_log",
     )  # fmt: skip
     for table in (*own, *_OF_RUNS):
         mine = "org_id = current_setting('flowmason.org', true)"
         proof = f" OR {_PROOFS[table]}" if table in _PROOFS else ""
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
-        op.execute(f"CREATE POLICY {table}_of_org ON {table} USING ({mine}{proof}) WITH CHECK ({mine})")
+        # Somebody who proved who they are ends their own sessions in every org; nothing else is written by a proof.
+        written = f"{mine}{proof}" if table == "sessions" else mine
+        op.execute(f"CREATE POLICY {table}_of_org ON {table} USING ({mine}{proof}) WITH CHECK ({written})")
