@@ -10,15 +10,15 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowmason.errors import Code, Failure
 from flowmason.executor import Capacity, WorkerSettings
 from flowmason.policy import Placement, Resources
-from flowmason.report import Ended, Region, Report, region_encoder, report_decoder
+from flowmason.report import Ended, Region, Report, region_encoder, reports_decoder
 from flowmason_actors.launch import launch_of
-from flowmason_cluster import joining, ray_start, resources
+from flowmason_cluster import joining, mail, ray_start, resources
 
 if TYPE_CHECKING:
     from flowmason_cluster.hosts import Hosts
@@ -31,14 +31,22 @@ FETCH_S = 5.0
 
 
 class _Task:
-    """A region that runs as a Ray task."""
+    """Regions that run as one Ray task."""
 
-    def __init__(self, region: Region, stream: Any) -> None:
-        self.region = region
+    def __init__(self, regions: Sequence[Region], stream: Any) -> None:
+        self.key = regions[0].id
         self.stream = stream
-        self.asked = False
+        self.open = {region.id: region for region in regions}
+        self.over = {region.id: asyncio.Event() for region in regions}
+        self.asked: set[str] = set()
+        """Regions that were asked to end."""
+        self.mailed = False
         self.forced = False
-        self.over = asyncio.Event()
+
+    def landed(self, region_id: str) -> None:
+        """The region has ended."""
+        self.open.pop(region_id, None)
+        self.over[region_id].set()
 
 
 class RayExecutor:
@@ -80,14 +88,14 @@ class RayExecutor:
         self.cluster = cluster
         import ray
         from flowmason_cluster.hosts import Hosts
-        from flowmason_cluster.task import run_region
+        from flowmason_cluster.task import run_regions
 
         self._launch = launch_of(self._settings, os.environ, share=cluster.own)
         self._nodes = resources.alive(await asyncio.to_thread(ray.nodes))
         joining.refuse_many_nodes(len(self._nodes), self._settings.values_url, os.environ)
         if cluster.kind == "joined":
             await joining.check_versions(cluster.address)
-        self._task_function = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(run_region)
+        self._task_function = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(run_regions)
         self._hosts = Hosts(self._launch, detached=cluster.kind != "local")
         if cluster.kind != "local":
             self._refreshing = asyncio.create_task(self._refresh())
@@ -111,61 +119,72 @@ class RayExecutor:
             return None
         return resources.lacking(resources_, self._nodes)
 
-    def submit(self, region: Region) -> AsyncIterator[Report]:
-        """Run a region as a task or on a host."""
-        if region.placement is Placement.HOST:
-            assert self._hosts is not None
-            return self._hosts.submit(region)
-        if region.attach:
-            return _gone(region)
-        return self._run_task(region)
+    def submit(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
+        """Run regions as one task, or one on a host."""
+        if regions[0].placement is Placement.HOST:
+            assert self._hosts is not None and len(regions) == 1
+            return self._hosts.submit(regions[0])
+        if regions[0].attach:
+            return _gone(regions[0])
+        return self._run_task(regions)
 
-    async def _run_task(self, region: Region) -> AsyncIterator[Report]:
+    async def _run_task(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
         import ray
 
-        stream = self._task_function.options(name=region.name, **resources.task_options(region.resources)).remote(
-            self._launch, region_encoder.encode(region), time.time()
+        options = resources.task_options(regions[0].resources)
+        stream = self._task_function.options(name=_name(regions), **options).remote(
+            self._launch, region_encoder.encode(regions), time.time()
         )
-        task = self._tasks[region.id] = _Task(region, stream)
-        ended = False
+        task = _Task(regions, stream)
+        self._tasks.update(dict.fromkeys(task.open, task))
         try:
-            async for report in self._reports(region, stream):
-                ended = report.ended is not None
+            async for report in self._reports(task):
+                if report.region not in task.open:
+                    continue
+                if report.ended is not None:
+                    self._tasks.pop(report.region, None)
+                    task.landed(report.region)
                 yield report
-                if ended:
-                    return
-            ended = True
-            if task.asked and not region.effect:
-                # Ray now and then drops the last frame of a task that it was asked to cancel.
-                yield Report(region=region.id, ended=Ended.CANCELLED)
-            else:
-                yield Report(region=region.id, ended=Ended.LOST, failure=_lost("the worker ended without a word"))
+            for region in list(task.open.values()):
+                task.landed(region.id)
+                if region.id in task.asked and not region.effect:
+                    # Ray now and then drops the last frame of a task that it was asked to cancel.
+                    yield Report(region=region.id, ended=Ended.CANCELLED)
+                else:
+                    yield Report(region=region.id, ended=Ended.LOST, failure=_lost("the worker ended without a word"))
         except ray.exceptions.RayError as error:
-            ended = True
-            yield _post_mortem(task, error)
+            for region in list(task.open.values()):
+                task.landed(region.id)
+                yield _post_mortem(task, region, error)
         finally:
-            self._tasks.pop(region.id, None)
-            task.over.set()
-            if not ended:
+            if task.open:
                 # Whoever listened has gone; nobody else would end it.
                 with contextlib.suppress(Exception):
                     ray.cancel(stream, force=True)
+            for region in regions:
+                self._tasks.pop(region.id, None)
+                task.landed(region.id)
+            if task.mailed:
+                await asyncio.to_thread(mail.remove, task.key)
 
-    async def _reports(self, region: Region, stream: Any) -> AsyncIterator[Report]:
+    async def _reports(self, task: _Task) -> AsyncIterator[Report]:
         """Decoded reports. While the task waits for a CPU of a busy cluster, empty ones: it is not stuck."""
-        since = time.monotonic()
+        stream, since = task.stream, time.monotonic()
         first = asyncio.ensure_future(anext(stream, None))
         try:
             while not (await asyncio.wait([first], timeout=WAITING_S))[0]:
                 if time.monotonic() - since < LONGEST_WAIT_S:
-                    yield Report(region=region.id)
+                    for region_id in list(task.open):
+                        yield Report(region=region_id)
         finally:
             first.cancel()
         frame = first.result()
-        if frame is not None:
-            yield report_decoder.decode(await self._fetch(frame))
-            async for frame in stream:
-                yield report_decoder.decode(await self._fetch(frame))
+        while frame is not None:
+            for report in reports_decoder.decode(await self._fetch(frame)):
+                yield report
+            if not task.open:
+                return
+            frame = await anext(stream, None)
 
     async def _fetch(self, frame: Any) -> bytes:
         """A frame that has arrived. On this machine it is at hand, and awaiting it costs a tenth of the round trip."""
@@ -184,12 +203,18 @@ class RayExecutor:
             if self._hosts is not None:
                 await self._hosts.cancel(region_id, grace_s)
             return
+        over = task.over[region_id]
         if grace_s > 0:
-            task.asked = True
-            ray.cancel(task.stream, force=False)
+            task.asked.add(region_id)
+            if task.asked.issuperset(task.open):
+                ray.cancel(task.stream, force=False)
+            else:
+                # Ray can interrupt a task as a whole only; its other regions go on.
+                task.mailed = True
+                await asyncio.to_thread(mail.send, task.key, sorted(task.asked))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(task.over.wait(), grace_s)
-        if not task.over.is_set():
+                await asyncio.wait_for(over.wait(), grace_s)
+        if not over.is_set():
             task.forced = True
             with contextlib.suppress(Exception):
                 ray.cancel(task.stream, force=True)
@@ -202,7 +227,7 @@ class RayExecutor:
 
         if self._refreshing is not None:
             self._refreshing.cancel()
-        for task in list(self._tasks.values()):
+        for task in set(self._tasks.values()):
             with contextlib.suppress(Exception):
                 ray.cancel(task.stream, force=True)
         if self._hosts is not None:
@@ -211,11 +236,19 @@ class RayExecutor:
         self.cluster = None
 
 
-def _post_mortem(task: _Task, error: Exception) -> Report:
-    """What Ray's error means for the region."""
+def _name(regions: Sequence[Region]) -> str:
+    """What dashboards show: the region's name, or the first one's and how many travel with it."""
+    first, count = regions[0].name, len(regions)
+    if count == 1:
+        return first
+    same = all(region.name == first for region in regions)
+    return f"{first} × {count}" if same else f"{first} and {count - 1} more"
+
+
+def _post_mortem(task: _Task, region: Region, error: Exception) -> Report:
+    """What Ray's error means for a region."""
     import ray
 
-    region = task.region
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         failure = Failure(code=Code.RESOURCE_EXHAUSTED, message=f"the worker ran out of memory: {_line(error)}")
         return Report(region=region.id, ended=Ended.LOST, failure=failure)

@@ -6,7 +6,7 @@ nothing below calls back up: all it has to say comes out of `submit`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -60,8 +60,11 @@ class Executor(Protocol):
         """Why no worker could ever run this, or None."""
         ...
 
-    def submit(self, region: Region) -> AsyncIterator[Report]:
-        """Run a region. The last report has `ended`; a worker's death is a report, never an exception."""
+    def submit(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
+        """Run regions. The last report of each has `ended`; a worker's death is a report, never an exception.
+
+        Several are pure, of one org, for tasks, and without resources: they share a worker and a loop in it.
+        """
         ...
 
     async def cancel(self, region_id: str, *, grace_s: float) -> None:

@@ -12,8 +12,9 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from flowmason.errors import Code, Failure
 from flowmason.executor import Capacity, RegionRunner
@@ -51,26 +52,45 @@ class _Thread:
         self.loop.call_soon_threadsafe(self.loop.stop)
 
 
+class _Batch:
+    """Regions that were submitted together, and what they report on its way to the loop that listens."""
+
+    def __init__(self, thread: _Thread, loop: asyncio.AbstractEventLoop) -> None:
+        self.thread = thread
+        self.calls: list[_Call] = []
+        self.arrived = asyncio.Event()
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._reports: list[Report] = []
+
+    def put(self, report: Report) -> None:
+        """Deliver a report, from whatever thread. What comes close together wakes the listener once."""
+        with self._lock:
+            self._reports.append(report)
+            if len(self._reports) > 1:
+                return
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.arrived.set)
+
+    async def take(self) -> list[Report]:
+        """What has come, at least one report."""
+        await self.arrived.wait()
+        self.arrived.clear()
+        with self._lock:
+            found, self._reports = self._reports, []
+        return found
+
+
 @dataclass(slots=True)
 class _Call:
     region: Region
-    thread: _Thread
-    reports: asyncio.Queue[Report]
-    loop: asyncio.AbstractEventLoop
+    batch: _Batch
     task: asyncio.Task[None] | None = None
     ended: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def emit(self, report: Report) -> None:
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self._deliver, report)
-
-    def _deliver(self, report: Report) -> None:
-        if not self.ended:
-            self.ended = report.ended is not None
-            self.reports.put_nowait(report)
-            if self.ended:
-                self.over.set()
+        self.batch.put(report)
 
 
 class LocalExecutor:
@@ -107,17 +127,17 @@ class LocalExecutor:
             return f"custom resources ({', '.join(sorted(resources.custom))}) exist on Ray only"
         return None
 
-    def submit(self, region: Region) -> AsyncIterator[Report]:
-        """Run a region in one of the threads."""
-        thread = self._thread(region.placement)
-        call = _Call(region, thread, asyncio.Queue(), asyncio.get_running_loop())
-        self._calls[region.id] = call
-        thread.load += 1
-        if region.attach:
-            call.emit(Report(region=region.id, ended=Ended.REFUSED, failure=_unknown()))
+    def submit(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
+        """Run regions in one of the threads."""
+        batch = _Batch(self._thread(regions[0].placement), asyncio.get_running_loop())
+        batch.calls = [_Call(region, batch) for region in regions]
+        self._calls.update((call.region.id, call) for call in batch.calls)
+        batch.thread.load += 1
+        if regions[0].attach:
+            batch.put(Report(region=regions[0].id, ended=Ended.REFUSED, failure=_unknown()))
         else:
-            thread.loop.call_soon_threadsafe(self._begin, call)
-        return self._stream(call)
+            batch.thread.loop.call_soon_threadsafe(self._begin, batch)
+        return self._stream(batch)
 
     def _thread(self, placement: Placement) -> _Thread:
         if placement is Placement.HOST:
@@ -128,9 +148,10 @@ class LocalExecutor:
             self._tasks.append(_Thread("task", self._make_runner))
         return min(self._tasks, key=lambda thread: thread.load)
 
-    def _begin(self, call: _Call) -> None:
-        call.task = call.thread.loop.create_task(call.thread.run(call.region, call.emit))
-        call.task.add_done_callback(lambda task: self._done(call, task))
+    def _begin(self, batch: _Batch) -> None:
+        for call in batch.calls:
+            call.task = batch.thread.loop.create_task(batch.thread.run(call.region, call.emit))
+            call.task.add_done_callback(partial(self._done, call))
 
     def _done(self, call: _Call, task: asyncio.Task[None]) -> None:
         failure = None
@@ -140,31 +161,39 @@ class LocalExecutor:
         # The runner's own last report came first; this one counts only where there was none.
         call.emit(Report(region=call.region.id, ended=ended, failure=failure))
 
-    async def _stream(self, call: _Call) -> AsyncIterator[Report]:
+    async def _stream(self, batch: _Batch) -> AsyncIterator[Report]:
+        under_way = {call.region.id: call for call in batch.calls}
         try:
-            while True:
-                report = await call.reports.get()
-                yield report
-                if report.ended is not None:
-                    return
+            while under_way:
+                for report in await batch.take():
+                    call = under_way.get(report.region)
+                    if call is None:
+                        continue
+                    if report.ended is not None:
+                        call.ended = True
+                        call.over.set()
+                        del under_way[report.region]
+                    yield report
         finally:
-            call.thread.load -= 1
-            self._calls.pop(call.region.id, None)
+            batch.thread.load -= 1
+            for call in batch.calls:
+                if self._calls.get(call.region.id) is call:
+                    del self._calls[call.region.id]
 
     async def cancel(self, region_id: str, *, grace_s: float) -> None:
         """Cancel the region's task; after the grace leave its thread behind."""
         call = self._calls.get(region_id)
         if call is None or call.ended:
             return
-        call.thread.loop.call_soon_threadsafe(_cancel, call)
+        call.batch.thread.loop.call_soon_threadsafe(_cancel, call)
         try:
             await asyncio.wait_for(call.over.wait(), grace_s)
         except TimeoutError:
-            name = call.thread.thread.name
+            name = call.batch.thread.thread.name
             self.left_behind.append(name)
-            if call.thread in self._tasks:
-                self._tasks.remove(call.thread)
-            elif call.thread is self._host:
+            if call.batch.thread in self._tasks:
+                self._tasks.remove(call.batch.thread)
+            elif call.batch.thread is self._host:
                 self._host = None
             message = f"did not stop within {grace_s:g} s; thread {name} is left behind"
             call.emit(Report(region=region_id, ended=Ended.LOST, failure=Failure(code=Code.LOST, message=message)))
@@ -172,7 +201,7 @@ class LocalExecutor:
     async def close(self) -> None:
         """Stop the threads. Those left behind end with the process."""
         for call in list(self._calls.values()):
-            call.thread.loop.call_soon_threadsafe(_cancel, call)
+            call.batch.thread.loop.call_soon_threadsafe(_cancel, call)
         for thread in [*self._tasks, *([self._host] if self._host else [])]:
             thread.stop()
         self._tasks, self._host = [], None

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from flowmason.errors import Failure
-from flowmason.event import StageEvent
+from flowmason.event import PromptEdit, StageEvent
 from flowmason.ids import OrgId, PlanId, RunId, StageId, StagePath
 from flowmason.policy import Placement, Resources
 from flowmason.value import Value
@@ -64,6 +64,8 @@ class Piece(msgspec.Struct, frozen=True, omit_defaults=True):
     attempts: dict[StageId, tuple[int, int, int]] = {}
     """Of stages that are not at their first attempt and round: (attempt, round, how many of the attempts before it do
     not count as retries: those that were lost, and those of before the stage was reopened)."""
+    edits: dict[StageId, PromptEdit] = {}
+    """Prompts that somebody edited."""
 
 
 class Region(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -89,10 +91,18 @@ class Region(msgspec.Struct, frozen=True, omit_defaults=True):
     bounded: bool = False
     """Whether a limit on how much runs at once leaves nobody else room for more: then what waits in the region may
     stay there for as long as all its slots only wait."""
+    shallow: bool = False
+    """Whether only stages that a piece names may run, and nothing of their bodies: the run may have to stop in them."""
+    debugged: bool = False
+    """Whether what models are asked is told as log lines."""
     budget_ms: float = 20.0
     """After this long nothing new is started; the rest goes back."""
     options: dict[str, Any] = {}
     """The run's options (`RunSubmitted.options`)."""
+
+
+ASKED = "asked the model"
+"""The message of the log line that tells, in a debugged run, what a model was asked: `system_prompt`, `user_prompt`."""
 
 
 class LogLine(msgspec.Struct, frozen=True):
@@ -154,4 +164,6 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 
 region_encoder = msgspec.msgpack.Encoder()
 region_decoder = msgspec.msgpack.Decoder(Region)
+regions_decoder = msgspec.msgpack.Decoder(tuple[Region, ...])
 report_decoder = msgspec.msgpack.Decoder(Report)
+reports_decoder = msgspec.msgpack.Decoder(tuple[Report, ...])

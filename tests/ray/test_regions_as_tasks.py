@@ -29,7 +29,7 @@ async def test_what_has_finished_is_reported_while_the_rest_still_runs(lab: Lab,
     plan = lab.plan(stage("quick", "echo", value=1), stage("slow", "wait", seconds=0.8))
     arrived: dict[str, float] = {}
     begun = time.monotonic()
-    async for report in ray_executor.submit(region(plan)):
+    async for report in ray_executor.submit([region(plan)]):
         for name in outputs([report]):
             arrived[name] = time.monotonic() - begun
     assert arrived["slow"] - arrived["quick"] > 0.4
@@ -168,7 +168,7 @@ async def _cancelled(
     reports: list[Report] = []
 
     async def collect() -> None:
-        async for report in executor.submit(wanted):
+        async for report in executor.submit([wanted]):
             reports.append(report)
 
     async with asyncio.timeout(30):

@@ -36,6 +36,8 @@ class Outcome:
     events: list[Recorded]
     plan: Plan
     crashes: int
+    shared: int
+    """How many tasks carried regions of several runs."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -79,18 +81,16 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
         return int(loop.time() * 1000)
 
     ids = Ids(loop.time, random.Random(f"{seed}/ids"))
-    run_id = ids.run()
-    await journal.submit(
-        new_run(
-            plan,
-            {},
-            run_id=run_id,
-            now=now(),
-            by="test",
-            values=world.values,
-            options={"max_concurrency": rng.choice((None, 1, 4))},
-        )
-    )
+
+    async def submit(plan: Plan, **options: Any) -> RunId:
+        run = new_run(plan, {}, run_id=ids.run(), now=now(), by="test", values=world.values, options=options)
+        return (await journal.submit(run)).run_id
+
+    run_id = world.first_run = await submit(plan, max_concurrency=rng.choice((None, 1, 4)))
+    neighbours = {}
+    for number in range(random.Random(f"{seed}/neighbours").choice((0, 0, 2, 5))):
+        beside = random_plan(1_000_000 + 10 * seed + number)
+        neighbours[await submit(beside)] = beside
     commands = loop.create_task(_commands(journal, run_id, rng, ids, now)) if trouble else None
     reopenings = random.Random(f"{seed}/reopenings").choice((0, 1, 2)) if trouble else 0
     while True:
@@ -105,7 +105,7 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
         )
         alive = loop.create_task(conductor.run())
         fell = loop.create_task(crashed.wait())
-        ended = loop.create_task(_ended(journal, run_id))
+        ended = loop.create_task(_ended(journal, [run_id, *neighbours]))
         await asyncio.wait([alive, fell, ended], return_when=asyncio.FIRST_COMPLETED)
         if ended.done() and not crashed.is_set():
             conductor.stop()
@@ -133,11 +133,21 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     if left_behind:
         await asyncio.wait(left_behind, timeout=600)
         assert all(task.done() for task in left_behind), "a conductor that was declared dead went on for ever"
+    outcome = await _outcome(seed, journal, run_id, plan, crashes, world)
+    outcome.problems += [
+        f"unsafe {call} ran {n} times" for call, n in world.ledger.starts.items() if "unsafe" in call and n > 1
+    ]
+    for neighbour, beside in neighbours.items():
+        other = await _outcome(seed, journal, neighbour, beside, crashes, world)
+        outcome.problems += [f"neighbour {neighbour} ({other.status}): {problem}" for problem in other.problems]
+    return outcome
+
+
+async def _outcome(seed: int, journal: MemoryJournal, run_id: RunId, plan: Plan, crashes: int, world: World) -> Outcome:
     row = await journal.row(run_id)
     assert row is not None
-    events = await journal.read(run_id)
-    outcome = Outcome(seed, row.status, events, plan, crashes)
-    outcome.problems = check(outcome, world)
+    outcome = Outcome(seed, row.status, await journal.read(run_id), plan, crashes, world.shared)
+    outcome.problems = check(outcome)
     return outcome
 
 
@@ -148,10 +158,10 @@ async def _kill(alive: asyncio.Task[None], conductor: Conductor) -> None:
     await asyncio.wait([alive, *conductor._tasks.values()], timeout=60)
 
 
-async def _ended(journal: MemoryJournal, run_id: RunId) -> None:
+async def _ended(journal: MemoryJournal, run_ids: list[RunId]) -> None:
     while True:
-        row = await journal.row(run_id)
-        if row is not None and row.status in TERMINAL:
+        rows = [await journal.row(run_id) for run_id in run_ids]
+        if all(row is not None and row.status in TERMINAL for row in rows):
             return
         await asyncio.sleep(0.2)
 
@@ -167,7 +177,7 @@ async def _commands(journal: MemoryJournal, run_id: RunId, rng: random.Random, i
         await journal.post(Command(id=ids.command(), run_id=run_id, name="resume", at=now()))
 
 
-def check(outcome: Outcome, world: World) -> list[str]:
+def check(outcome: Outcome) -> list[str]:
     """The invariants that every run must keep."""
     problems: list[str] = []
     events = outcome.events
@@ -184,7 +194,6 @@ def check(outcome: Outcome, world: World) -> list[str]:
     if str(state.status) != outcome.status:
         problems.append(f"the row says {outcome.status}, the fold {state.status}")
     problems += _effects(events, outcome.plan)
-    problems += [f"{call} ran {n} times" for call, n in world.ledger.starts.items() if "unsafe" in call and n > 1]
     if outcome.status == "completed":
         problems += _complete(state)
     return problems

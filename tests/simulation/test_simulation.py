@@ -56,6 +56,10 @@ def test_crashes_happen_and_are_survived() -> None:
     assert sum(outcome.crashes for outcome in outcomes) > 30
 
 
+def test_regions_of_several_runs_share_tasks() -> None:
+    assert sum(simulate(seed).shared for seed in range(100)) > 30
+
+
 def test_a_seed_gives_the_same_journal_under_any_hash_seed() -> None:
     program = (
         "import logging; logging.disable(logging.CRITICAL)\n"

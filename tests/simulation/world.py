@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from flowmason.errors import Code, Failure, RetryableError, StageError
 from flowmason.executor import Capacity
-from flowmason.ids import Digest, OrgId, format_path
+from flowmason.ids import Digest, OrgId, RunId, format_path
 from flowmason.plan import ComponentRef, Plan
 from flowmason.policy import Placement, Resources
 from flowmason.region import Worker
@@ -72,6 +72,8 @@ class _Component:
 
     async def execute(self, inputs: Mapping[str, Any], context: Any) -> Any:
         path = format_path(context.path)
+        if context.run_id != self._world.first_run:
+            path = f"{context.run_id}/{path}"
         rng = random.Random(f"{self._world.seed}/{path}/{context.round}/{context.attempt}")
         effect = self._ref.name != "pure"
         if effect:
@@ -146,8 +148,8 @@ class SimExecutor:
     def infeasible(self, placement: Placement, resources: Resources) -> str | None:
         return None
 
-    def submit(self, region: Region) -> AsyncIterator[Report]:
-        return self._world.call(region)
+    def submit(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
+        return self._world.call(regions[0]) if len(regions) == 1 else self._world.share(regions)
 
     async def cancel(self, region_id: str, *, grace_s: float) -> None:
         await self._world.cancel(region_id, grace_s)
@@ -183,6 +185,9 @@ class World:
         self.worker = SimWorker(self)
         self.host_calls: dict[str, _Call] = {}
         self.calls: dict[str, _Call] = {}
+        self.first_run = RunId("")
+        self.shared = 0
+        """How many tasks carried regions of several runs."""
         self.epochs: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -232,6 +237,46 @@ class World:
         self.calls.pop(region.id, None)
         if self.host_calls.get(region.id) is call:
             del self.host_calls[region.id]
+
+    async def share(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
+        """Regions in one task. It may die when only some have reported, or bring all ends with the last one."""
+        self.shared += 1
+        reports: asyncio.Queue[Report] = asyncio.Queue()
+
+        async def pump(region: Region) -> None:
+            async for report in self.call(region):
+                reports.put_nowait(report)
+
+        pumps = [asyncio.get_running_loop().create_task(pump(region)) for region in regions]
+        for task in pumps:
+            self.keep(task)
+        dies_after = self.rng.randrange(3 * len(regions)) if self.chance(0.15) else -1
+        holds = self.chance(0.2)
+        held: list[Report] = []
+        under_way = {region.id for region in regions}
+        try:
+            while under_way:
+                if dies_after == 0:
+                    for region in regions:
+                        call = self.calls.pop(region.id, None)
+                        if call is not None:
+                            self._kill(call)
+                        if region.id in under_way or any(report.region == region.id for report in held):
+                            yield Report(region=region.id, ended=Ended.LOST, failure=_lost())
+                    return
+                dies_after -= 1
+                report = await reports.get()
+                if report.ended is not None:
+                    under_way.discard(report.region)
+                    if holds and under_way:
+                        held.append(report)
+                        continue
+                yield report
+            for report in held:
+                yield report
+        finally:
+            for task in pumps:
+                task.cancel()
 
     async def _deliver(self, call: _Call) -> AsyncIterator[Report]:
         """Reports in some order, some late, some twice; the last stays the last."""

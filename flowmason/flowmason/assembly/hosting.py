@@ -162,8 +162,8 @@ class Gate:
     def infeasible(self, placement: Any, resources: Any) -> str | None:
         return self._inner.infeasible(placement, resources)
 
-    def submit(self, region: Region) -> AsyncIterator[Report]:
-        return self._inner.submit(region)
+    def submit(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
+        return self._inner.submit(regions)
 
     async def cancel(self, region_id: str, *, grace_s: float) -> None:
         await self._inner.cancel(region_id, grace_s=grace_s)

@@ -9,10 +9,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from flowmason.conductor.dispatcher import Room
-from flowmason.conductor.flights import Flight
 from flowmason.conductor.loading import Plans
 from flowmason.conductor.surroundings import Resolve
+from flowmason.conductor.traffic import Traffic
 from flowmason.conductor.walker import Walker
 from flowmason.errors import Code, FlowMasonError, JournalError
 from flowmason.event import Recorded
@@ -20,7 +19,6 @@ from flowmason.executor import Executor
 from flowmason.ids import ConductorId, Ids, RunId
 from flowmason.journal import Command, Journal, RunRow
 from flowmason.plan import Plan
-from flowmason.policy import Placement
 from flowmason.report import Delta, LogLine, Report
 from flowmason.values import ValueStore
 
@@ -82,6 +80,7 @@ class Conductor:
         self.resolve = resolve
         self.id: ConductorId = ids.conductor()
         self.plans = Plans(journal)
+        self.traffic = Traffic(executor, self.nudge_walker)
         self.storage_patience_s = storage_patience_s
         self.walkers: dict[RunId, Walker] = {}
         self.failures: dict[RunId, JournalError] = {}
@@ -93,8 +92,6 @@ class Conductor:
         self._tasks: dict[RunId, asyncio.Task[None]] = {}
         self._look = asyncio.Event()
         self._stopping = False
-        self._flying = {Placement.TASK: 0, Placement.HOST: 0}
-        self._awaiting: dict[Placement, dict[RunId, None]] = {Placement.TASK: {}, Placement.HOST: {}}
         self._seen: dict[ConductorId, tuple[int, float]] = {}
         self._beside: dict[RunId, tuple[RunRow, list[LogLine], list[Delta]]] = {}
         self._storing: asyncio.Task[None] | None = None
@@ -212,7 +209,7 @@ class Conductor:
             full = len(self._tasks) >= self._capacity
             self._tasks.pop(row.run_id, None)
             self.walkers.pop(row.run_id, None)
-            self.offer_room()
+            self.traffic.offer_room(row.run_id)
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("walking run %s failed", row.run_id, exc_info=error)
                 self.failures[row.run_id] = JournalError(f"the conductor failed: {error!r}", code=Code.INTERNAL)
@@ -241,46 +238,19 @@ class Conductor:
         """A walker had to give up its run; it stays resumable."""
         self.failures[run_id] = error
 
-    # -- room ------------------------------------------------------------------------------------
+    # -- what walkers ask ------------------------------------------------------------------------
 
     def fresh(self) -> bool:
         """Whether the last beat is so recent that no observer can have taken this conductor for dead."""
         return asyncio.get_running_loop().time() - self._beaten < SILENCE_S / 2
 
-    def room(self) -> Room:
-        """How many more regions fit: twice the task slots, so that a worker finds the next one waiting."""
-        capacity = self.executor.capacity()
-        return Room(
-            max(0, capacity.task_slots - self._flying[Placement.TASK]),
-            max(0, capacity.host_slots - self._flying[Placement.HOST]),
-        )
-
-    def await_room(self, run_id: RunId, placement: Placement) -> None:
-        """Nudge the run's walker once there is room; who asked first comes first."""
-        self._awaiting[placement].setdefault(run_id)
-
-    def reserved(self, flights: Sequence[Flight]) -> None:
-        """Regions are being submitted."""
-        for flight in flights:
-            self._flying[flight.region.placement] += 1
-
-    def landed(self, flight: Flight) -> None:
-        """A region ended: as many walkers that found no room may look again as there is room now."""
-        self._flying[flight.region.placement] -= 1
-        self.offer_room()
-
-    def offer_room(self) -> None:
-        """Nudge as many of the walkers that wait for room as there is room."""
-        room = self.room()
-        for placement, free in ((Placement.TASK, room.tasks), (Placement.HOST, room.hosts)):
-            waiting = self._awaiting[placement]
-            while free > 0 and waiting:
-                run_id = next(iter(waiting))
-                del waiting[run_id]
-                walker = self.walkers.get(run_id)
-                if walker is not None:
-                    walker.nudge()
-                    free -= 1
+    def nudge_walker(self, run_id: RunId) -> bool:
+        """Wake the walker of a run. False where the run is not walked here."""
+        walker = self.walkers.get(run_id)
+        if walker is None:
+            return False
+        walker.nudge()
+        return True
 
     # -- side streams ----------------------------------------------------------------------------
 

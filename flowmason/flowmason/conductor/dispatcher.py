@@ -178,7 +178,9 @@ class Dispatcher:
             if left is not None:
                 slots = min(slots, left // len(loads) + (number < left % len(loads)))
             room.take(where)
-            done.pure.append(self._flight(load, where, clock, slots=slots, bounded=left is not None))
+            flight = self._flight(load, where, clock, slots=slots, bounded=left is not None)
+            flight.shares = where is Placement.TASK and not self.lone and left is None
+            done.pure.append(flight)
         if room.of(where) < 1 and any(stage.path not in taken for stage in cheap):
             done.short.add(where)
 

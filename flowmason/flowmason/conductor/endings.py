@@ -54,9 +54,9 @@ def _effect_ended(stage: StageState, flight: Flight, report: Report, now: int, j
 
 
 def _pure_lost(state: RunState, flights: Flights, flight: Flight, failure: Failure) -> list[ev.StageEvent]:
-    """Find the culprit: a stage that was alone is charged, the others are tried one by one."""
+    """Find the culprit: a stage that was alone is charged, the others are tried one by one, each in its own task."""
     suspects = flight.suspects()
-    if len(suspects) == 1 and not flight.load.items:
+    if len(suspects) == 1 and not flight.load.items and not flight.company:
         found = state.stages.get(next(iter(suspects)))
         if found is not None and found.ready:
             return [after_loss(found, failure)]

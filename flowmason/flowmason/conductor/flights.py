@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from flowmason.dispatch import Load
@@ -12,6 +12,7 @@ from flowmason.report import Ended, Region, Report
 from flowmason.state import ForeachState, Role, ScopeState, StageState
 
 Ranges = list[tuple[int, int]]
+Hear = Callable[["Flight", Report], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -24,7 +25,16 @@ class Flight:
     """When something was last heard of it (loop time)."""
     patience: float
     """Seconds of silence after which it is ended by force."""
-    task: asyncio.Task[None] | None = None
+    shares: bool = False
+    """Whether regions of other runs may travel in the same task."""
+    reserved: bool = False
+    """Whether room is being kept for it."""
+    company: bool = False
+    """Whether regions of other runs do travel in the same task: should it be lost, any of them may be to blame."""
+    hear: Hear | None = None
+    landed: bool = False
+    """Whether nothing more will be heard of it."""
+    waiter: asyncio.Future[None] | None = None
     cancelling: bool = False
     timed_out: bool = False
     released: bool = False
@@ -52,9 +62,14 @@ class Flight:
 
     def suspects(self) -> set[StagePath]:
         """What may have killed its worker: what it was running, or all it had not ended."""
-        if self.running:
+        if self.running or self.released:
             return set(self.running)
         return {stage.path for stage in self.load.stages if not stage.ended}
+
+    def idle(self) -> bool:
+        """Whether it only waits for its task to end: its time is over, and what it was running has ended."""
+        here = {stage.path: stage for stage in self.load.stages}
+        return self.released and all(path in here and here[path].ended for path in self.running)
 
 
 @dataclass(slots=True)

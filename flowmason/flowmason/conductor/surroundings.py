@@ -6,16 +6,14 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from flowmason.conductor.dispatcher import Room
-from flowmason.conductor.flights import Flight
 from flowmason.conductor.loading import Plans
+from flowmason.conductor.traffic import Traffic
 from flowmason.errors import JournalError
 from flowmason.event import Recorded
 from flowmason.executor import Executor
 from flowmason.ids import ConductorId, RunId
 from flowmason.journal import Journal, RunRow
 from flowmason.plan import Plan
-from flowmason.policy import Placement
 from flowmason.report import Report
 from flowmason.values import ValueStore
 
@@ -31,6 +29,7 @@ class Surroundings(Protocol):
     values: ValueStore
     executor: Executor
     plans: Plans
+    traffic: Traffic
     rng: random.Random
     resolve: Resolve
     now: Callable[[], int]
@@ -40,26 +39,6 @@ class Surroundings(Protocol):
 
     def fresh(self) -> bool:
         """Whether the conductor has beaten lately: nobody can have taken it for dead."""
-        ...
-
-    def room(self) -> Room:
-        """How many more regions fit now."""
-        ...
-
-    def await_room(self, run_id: RunId, placement: Placement) -> None:
-        """The run has work for which there is no room; its walker is nudged, in turn, once there is."""
-        ...
-
-    def offer_room(self) -> None:
-        """Somebody who was nudged has taken what he wanted: the room that is left is for the next."""
-        ...
-
-    def reserved(self, flights: Sequence[Flight]) -> None:
-        """Regions are being submitted."""
-        ...
-
-    def landed(self, flight: Flight) -> None:
-        """A region ended."""
         ...
 
     def publish(self, run_id: RunId, events: Sequence[Recorded]) -> None:

@@ -17,7 +17,7 @@ from flowmason.conductor.flights import Flight, Flights
 from flowmason.conductor.loading import load_state
 from flowmason.conductor.summary import summary
 from flowmason.conductor.surroundings import Surroundings
-from flowmason.errors import Code, FencedError, FlowMasonError, JournalError
+from flowmason.errors import Code, FencedError, JournalError
 from flowmason.event import Recorded
 from flowmason.ids import StagePath, format_path
 from flowmason.journal import Append, Command, NewRun, RunRow
@@ -40,6 +40,7 @@ class Walker:
         self.state: RunState
         self.flights = Flights()
         self._conductor = conductor
+        self._traffic = conductor.traffic
         self._inbox: deque[tuple[Flight, Report]] = deque()
         self._wake = asyncio.Event()
         self._answered: list[str] = []
@@ -119,7 +120,8 @@ class Walker:
             self._advance(batch)
             if self.state.ended or self.state.pausing or self.state.status is not Status.RUNNING:
                 break
-            dispatched = self._dispatcher.dispatch(self._conductor.room(), self._conductor.now(), self._clock())
+            room = self._traffic.room(self.row.run_id, self.row.org_id)
+            dispatched = self._dispatcher.dispatch(room, self._conductor.now(), self._clock())
             waiting = dispatched.effects
             if self._conductor.fresh():
                 # Pure work need not wait for the commit of what led to it: should that fail, it is thrown away.
@@ -128,19 +130,19 @@ class Walker:
             else:
                 waiting = [*dispatched.pure, *waiting]
             effects += waiting
-            self._conductor.reserved(waiting)
+            self._traffic.reserve(waiting)
             for placement in dispatched.short:
-                self._conductor.await_room(self.row.run_id, placement)
+                self._traffic.await_room(self.row.run_id, placement)
             for started in dispatched.events:
                 self._apply(started, batch)
             if not any(isinstance(event, ev.StageFailed) for event in dispatched.events):
                 break
-        self._conductor.offer_room()
+        self._traffic.offer_room(self.row.run_id)
         if self.state.pausing and not self.flights and not self.state.ended:
             self._apply(ev.RunPaused(), batch)
         await self._commit(batch)
         for flight in effects:
-            self._submit(flight, reserved=True)
+            self._submit(flight)
         self._cancel_unwanted()
 
     def _watch_bodies(self) -> None:
@@ -245,7 +247,8 @@ class Walker:
                 limit = self._body_limit(found) or int(FINALLY_BOUND_S * 1000)
                 self._apply(ev.StageFailing(path=path, failure=timed_out(format_path(path), limit)), batch)
         for flight in list(self.flights.by_id.values()):
-            if not flight.timed_out and not flight.cancelling and clock >= flight.heard + flight.patience:
+            silent = not flight.timed_out and not flight.cancelling and clock >= flight.heard + flight.patience
+            if silent and not flight.idle():
                 flight.timed_out = flight.cancelling = True
                 self._help(self._conductor.executor.cancel(flight.region.id, grace_s=0.0))
 
@@ -263,7 +266,7 @@ class Walker:
         waits += [
             max(0.001, flight.heard + flight.patience - clock)
             for flight in self.flights.by_id.values()
-            if not flight.timed_out and not flight.cancelling
+            if not flight.timed_out and not flight.cancelling and not flight.idle()
         ]
         try:
             await asyncio.wait_for(self._wake.wait(), min(waits, default=None))
@@ -273,22 +276,13 @@ class Walker:
 
     # -- flights ---------------------------------------------------------------------------------
 
-    def _submit(self, flight: Flight, *, reserved: bool = False) -> None:
-        if not reserved:
-            self._conductor.reserved([flight])
-        flight.task = asyncio.get_running_loop().create_task(self._listen(flight))
+    def _submit(self, flight: Flight) -> None:
+        flight.hear = self._hear
+        self._traffic.send(flight)
 
-    async def _listen(self, flight: Flight) -> None:
-        try:
-            async for report in self._conductor.executor.submit(flight.region):
-                self._inbox.append((flight, report))
-                self._wake.set()
-        except FlowMasonError as error:
-            lost = Report(region=flight.region.id, ended=Ended.LOST, failure=error.failure)
-            self._inbox.append((flight, lost))
-            self._wake.set()
-        finally:
-            self._conductor.landed(flight)
+    def _hear(self, flight: Flight, report: Report) -> None:
+        self._inbox.append((flight, report))
+        self._wake.set()
 
     def _cancel_unwanted(self) -> None:
         """End flights that nobody waits for; an effect that fell to a failure may finish, unless somebody cancels."""
@@ -310,15 +304,20 @@ class Walker:
 
     async def _land(self) -> None:
         """The run is no longer walked here: end what is still in the air."""
-        flights = list(self.flights.by_id.values())
+        flights = [flight for flight in self.flights.by_id.values() if not flight.landed]
+        waiters: list[asyncio.Future[None]] = []
         for flight in flights:
+            if flight.hear is None:
+                self._traffic.abandon(flight)  # never sent
+                continue
+            flight.waiter = asyncio.get_running_loop().create_future()
+            waiters.append(flight.waiter)
             if not flight.cancelling:
                 self._help(self._conductor.executor.cancel(flight.region.id, grace_s=CANCEL_GRACE_S))
-        tasks = [flight.task for flight in flights if flight.task is not None]
-        if tasks:
-            await asyncio.wait([*tasks, *self._helpers], timeout=2 * CANCEL_GRACE_S)
-        for task in tasks:
-            task.cancel()
+        if waiters:
+            await asyncio.wait([*waiters, *self._helpers], timeout=2 * CANCEL_GRACE_S)
+        for flight in flights:
+            self._traffic.abandon(flight)
 
     # -- the journal -----------------------------------------------------------------------------
 

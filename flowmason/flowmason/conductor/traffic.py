@@ -1,0 +1,192 @@
+"""Regions on their way: how many more fit, which of them share a task, and who hears what becomes of them.
+
+Small pure regions of several runs of one org travel together: sending one costs as much as sending fifty. How
+many share a task is learned as the size of a region is: it grows while they end in their time and falls when
+something comes back unstarted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from flowmason.conductor.dispatcher import Room
+from flowmason.conductor.flights import Flight
+from flowmason.errors import Code, Failure, FlowMasonError
+from flowmason.executor import Executor
+from flowmason.ids import OrgId, RunId
+from flowmason.policy import Placement
+from flowmason.report import Ended, Report
+
+FIRST_CROWD = 16
+LARGEST_CROWD = 128
+
+
+class _Batch:
+    """Regions that share a task."""
+
+    def __init__(self, flights: Sequence[Flight]) -> None:
+        self.flights = flights
+        self.open = {flight.region.id: flight for flight in flights}
+        self.late = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Traffic:
+    """All that one conductor has sent to its executor. `nudge` wakes the walker of a run, if it has one."""
+
+    def __init__(self, executor: Executor, nudge: Callable[[RunId], bool]) -> None:
+        self.crowd = FIRST_CROWD
+        """How many regions may share a task."""
+        self._executor = executor
+        self._nudge = nudge
+        self._taken = {Placement.TASK: 0, Placement.HOST: 0}
+        self._awaiting: dict[Placement, dict[RunId, None]] = {Placement.TASK: {}, Placement.HOST: {}}
+        self._invited: set[RunId] = set()
+        """Nudged because there was room, and not yet heard of."""
+        self._gathering: dict[OrgId, list[Flight]] = {}
+        """What leaves at the end of this turn of the loop."""
+        self._batches: dict[Flight, _Batch] = {}
+
+    # -- room ------------------------------------------------------------------------------------
+
+    def room(self, run_id: RunId, org_id: OrgId) -> Room:
+        """How many more regions of a run fit. Of tasks no more than there are free slots, though many may share one."""
+        capacity = self._executor.capacity()
+        hosts = max(0, capacity.host_slots - self._taken[Placement.HOST])
+        free = capacity.task_slots - self._taken[Placement.TASK]
+        free -= sum(self._slots(flights) for org, flights in self._gathering.items() if org != org_id)
+        invited = len(self._invited) - (run_id in self._invited)
+        seats = free * self.crowd - len(self._gathering.get(org_id, ())) - invited
+        return Room(max(0, min(free, seats)), hosts)
+
+    def _slots(self, flights: Sequence[Flight]) -> int:
+        return -(-len(flights) // self.crowd)
+
+    def await_room(self, run_id: RunId, placement: Placement) -> None:
+        """Nudge the run's walker once there is room; who asked first comes first."""
+        self._awaiting[placement].setdefault(run_id)
+
+    def offer_room(self, run_id: RunId | None = None) -> None:
+        """Nudge as many of the walkers that wait for room as there is room. `run_id` has taken what it wanted."""
+        if run_id is not None:
+            self._invited.discard(run_id)
+        capacity = self._executor.capacity()
+        gathered = sum(len(flights) for flights in self._gathering.values())
+        seats = (capacity.task_slots - self._taken[Placement.TASK]) * self.crowd - gathered
+        for placement, free in (
+            (Placement.TASK, seats),
+            (Placement.HOST, capacity.host_slots - self._taken[Placement.HOST]),
+        ):
+            waiting = self._awaiting[placement]
+            free -= len(self._invited)
+            while free > 0 and waiting:
+                run = next(iter(waiting))
+                del waiting[run]
+                if self._nudge(run):
+                    self._invited.add(run)
+                    free -= 1
+
+    def reserve(self, flights: Sequence[Flight]) -> None:
+        """These leave later, each alone: room is kept for them."""
+        for flight in flights:
+            flight.reserved = True
+            self._taken[flight.region.placement] += 1
+
+    # -- departures ------------------------------------------------------------------------------
+
+    def send(self, flight: Flight) -> None:
+        """Submit a region; its walker hears what becomes of it."""
+        if flight.shares and not flight.reserved:
+            gathering = self._gathering.setdefault(flight.region.org_id, [])
+            gathering.append(flight)
+            if len(gathering) == 1 and len(self._gathering) == 1:
+                asyncio.get_running_loop().call_soon(self._depart)
+            return
+        if not flight.reserved:
+            self.reserve([flight])
+        self._send([flight])
+
+    def _depart(self) -> None:
+        """Spread what has gathered over the free slots, in the order in which it came."""
+        gathered, self._gathering = {org: flights for org, flights in self._gathering.items() if flights}, {}
+        if not gathered:
+            return
+        counts = {org: self._slots(flights) for org, flights in gathered.items()}
+        spare = self._executor.capacity().task_slots - self._taken[Placement.TASK] - sum(counts.values())
+        while spare > 0:
+            org = max(gathered, key=lambda org: len(gathered[org]) / counts[org])
+            if counts[org] >= len(gathered[org]):
+                break
+            counts[org] += 1
+            spare -= 1
+        for org, flights in gathered.items():
+            count = counts[org]
+            for number in range(count):
+                part = flights[number * len(flights) // count : (number + 1) * len(flights) // count]
+                self._taken[Placement.TASK] += 1
+                self._send(part)
+
+    def _send(self, flights: Sequence[Flight]) -> None:
+        batch = _Batch(flights)
+        for flight in flights:
+            flight.company = len(flights) > 1
+            self._batches[flight] = batch
+        batch.task = asyncio.get_running_loop().create_task(self._listen(batch))
+
+    async def _listen(self, batch: _Batch) -> None:
+        failure = Failure(code=Code.LOST, message="the executor ended without a word")
+        try:
+            async for report in self._executor.submit([flight.region for flight in batch.flights]):
+                batch.late = batch.late or report.released
+                flight = batch.open.get(report.region)
+                if flight is None:
+                    continue
+                if report.ended is not None:
+                    self._land(batch, flight)
+                _tell(flight, report)
+        except FlowMasonError as error:
+            failure = error.failure
+        finally:
+            self._taken[batch.flights[0].region.placement] -= 1
+            self._learn(batch)
+            for flight in list(batch.open.values()):
+                self._land(batch, flight)
+                _tell(flight, Report(region=flight.region.id, ended=Ended.LOST, failure=failure))
+            self.offer_room()
+
+    def _learn(self, batch: _Batch) -> None:
+        count = len(batch.flights)
+        if not batch.flights[0].shares:
+            return
+        if batch.late:
+            if count > 1:
+                self.crowd = min(self.crowd, count // 2)
+        elif 2 * count > self.crowd:
+            self.crowd = min(LARGEST_CROWD, self.crowd + max(1, self.crowd // 4))
+
+    def _land(self, batch: _Batch, flight: Flight) -> None:
+        batch.open.pop(flight.region.id, None)
+        self._batches.pop(flight, None)
+        flight.landed = True
+        if flight.waiter is not None and not flight.waiter.done():
+            flight.waiter.set_result(None)
+
+    def abandon(self, flight: Flight) -> None:
+        """Nobody hears of the region any more. A task that has no other one is ended."""
+        batch = self._batches.get(flight)
+        if batch is not None:
+            self._land(batch, flight)
+            if not batch.open and batch.task is not None:
+                batch.task.cancel()
+        elif not flight.landed:
+            flight.landed = True
+            if flight.reserved:
+                self._taken[flight.region.placement] -= 1
+            elif flight in (gathering := self._gathering.get(flight.region.org_id, [])):
+                gathering.remove(flight)
+
+
+def _tell(flight: Flight, report: Report) -> None:
+    if flight.hear is not None:
+        flight.hear(flight, report)
