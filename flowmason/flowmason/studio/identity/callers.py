@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.engine import RowMapping
 
 from flowmason.errors import Code, UsageError
 from flowmason.ids import OrgId
@@ -95,7 +93,7 @@ def member(scope: Scope, user_id: str) -> tuple[Role, str]:
     return Role(found["role"]), person["email"]
 
 
-def _holder(scope: Scope, key: Mapping[str, Any], now: int) -> Caller:
+def _holder(scope: Scope, key: RowMapping, now: int) -> Caller:
     if key["revoked_at"] is not None or (key["expires_at"] is not None and key["expires_at"] <= now):
         raise refused()
     role, email = member(scope, key["user_id"])
