@@ -87,7 +87,7 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
         return (await journal.submit(run)).run_id
 
     run_id = world.first_run = await submit(plan, max_concurrency=rng.choice((None, 1, 4)))
-    neighbours = {}
+    neighbours: dict[RunId, Plan] = {}
     for number in range(random.Random(f"{seed}/neighbours").choice((0, 0, 2, 5))):
         beside = random_plan(1_000_000 + 10 * seed + number)
         neighbours[await submit(beside)] = beside
@@ -138,8 +138,8 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
         f"unsafe {call} ran {n} times" for call, n in world.ledger.starts.items() if "unsafe" in call and n > 1
     ]
     for neighbour, beside in neighbours.items():
-        other = await _outcome(seed, journal, neighbour, beside, crashes, world)
-        outcome.problems += [f"neighbour {neighbour} ({other.status}): {problem}" for problem in other.problems]
+        found = await _outcome(seed, journal, neighbour, beside, crashes, world)
+        outcome.problems += [f"neighbour {neighbour} ({found.status}): {problem}" for problem in found.problems]
     return outcome
 
 
