@@ -6,7 +6,7 @@ edges. What has not started when a region's time is over comes back, so a wrong 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from flowmason import value
@@ -42,12 +42,18 @@ def is_cheap(stage: StageState) -> bool:
     return stage.stage.effect is Effect.PURE and not stage.stage.resources
 
 
-def share(ready: Sequence[StageState], workers: int, size: int, taken: set[StagePath]) -> list[Load]:
+def share(
+    ready: Sequence[StageState],
+    workers: int,
+    size: int,
+    taken: set[StagePath],
+    free: Callable[[StageState], bool] | None = None,
+) -> list[Load]:
     """Split cheap ready stages into loads for `workers` free workers, each looking ahead.
 
     A load begins with `ready ÷ workers` stages or `size`, whichever is more, and grows to at most
     four times `size` (`LOOK_AHEAD` at least) by stages that need nothing outside the load. `taken` are paths
-    under way elsewhere; the paths of the loads are added to it.
+    under way elsewhere; the paths of the loads are added to it. `free`: which stages may be looked ahead to; None: all.
     """
     if not ready or workers < 1:
         return []
@@ -59,12 +65,14 @@ def share(ready: Sequence[StageState], workers: int, size: int, taken: set[Stage
         load = Load(list(ready[start : start + per_load]))
         taken.update(stage.path for stage in load.stages)
         if size > 1:
-            _look_ahead(load, max(LOOK_AHEAD, 4 * size), taken)
+            _look_ahead(load, max(LOOK_AHEAD, 4 * size), taken, free)
         loads.append(load)
     return loads
 
 
-def _look_ahead(load: Load, limit: int, taken: set[StagePath]) -> None:
+def _look_ahead(
+    load: Load, limit: int, taken: set[StagePath], free: Callable[[StageState], bool] | None
+) -> None:
     chosen = {stage.path for stage in load.stages}
     position = 0
     while position < len(load.stages) and len(load.stages) < limit:
@@ -81,6 +89,7 @@ def _look_ahead(load: Load, limit: int, taken: set[StagePath]) -> None:
                 and is_cheap(dependent)
                 and dependent.stage.placement is stage.stage.placement
                 and all(_met(scope, need, chosen) for need in dependent.stage.needs)
+                and (free is None or free(dependent))
             ):
                 load.stages.append(dependent)
                 chosen.add(dependent.path)
@@ -134,6 +143,7 @@ def _piece(scope: ScopeState, stages: list[StageState]) -> Piece:
         locals=local_values(scope),
         error=error_of(scope),
         attempts=attempts,
+        edits={stage.stage.id: stage.edit for stage in stages if stage.edit is not None},
     )
 
 

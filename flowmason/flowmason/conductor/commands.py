@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from flowmason import debug
 from flowmason import event as ev
+from flowmason.errors import FlowMasonError
 from flowmason.ids import PlanId, parse_path
 from flowmason.journal import Command
 from flowmason.state import RunState, Status, reopening
-from flowmason.value import inline
+from flowmason.value import Value
+
+log = logging.getLogger("flowmason.conductor")
 
 
-def answer(state: RunState, command: Command) -> list[ev.Event]:
-    """The events by which the owner of a run answers a command; none where it makes no sense any more."""
+def answer(state: RunState, command: Command, keep: Callable[[Any], Value]) -> list[ev.Event]:
+    """The events by which the owner of a run answers a command; none where it makes no sense any more.
+
+    `keep` makes a value of plain data.
+    """
+    if command.name == "edit":
+        return _edit(state, command.arguments, keep)
     handler = _HANDLERS.get(command.name)
-    return handler(state, command.arguments) if handler is not None else []
+    if handler is None:
+        return []
+    try:
+        return handler(state, command.arguments)
+    except FlowMasonError as error:
+        # Whoever asked was told when he asked; meanwhile the run has moved on.
+        log.info("run %s: %s refused: %s", state.run_id, command.name, error)
+        return []
 
 
-def _cancel(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
+def _cancel(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:
     if state.ended or state.cancelling is not None:
         return []
     return [ev.RunCancelling(reason=str(arguments.get("reason") or "cancelled by command"))]
 
 
-def _pause(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
+def _pause(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:
     if state.ended or state.pausing or state.cancelling is not None:
         return []
     return [ev.RunPausing(reason=str(arguments.get("reason") or ""))]
 
 
-def _resume(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
+def _resume(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:
     if arguments.get("plan") and state.status is not Status.FAILED:
         return _changed(state, arguments)
     if not state.ended and (state.pausing or state.status is Status.PAUSED):
@@ -44,7 +62,7 @@ def _resume(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
     return [ev.RunReopened(accept_changes=accepted, plan=PlanId(plan) if plan else None), *stages]
 
 
-def _changed(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
+def _changed(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:
     """Changed components are accepted for a run that has not ended: it goes on under another Plan."""
     if state.ended or state.failing is not None or state.cancelling is not None:
         return []
@@ -52,7 +70,7 @@ def _changed(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
     return [ev.RunReopened(accept_changes=accepted, plan=PlanId(arguments["plan"]))]
 
 
-def _edit(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
+def _edit(state: RunState, arguments: Mapping[str, Any], keep: Callable[[Any], Value]) -> list[ev.Event]:
     if state.ended:
         return []
     try:
@@ -62,7 +80,15 @@ def _edit(state: RunState, arguments: dict[str, Any]) -> list[ev.Event]:
     stage = state.stages.get(path)
     if stage is None or stage.status is not Status.COMPLETED:
         return []
-    return [ev.ValueEdited(path=path, value=inline(arguments.get("value")))]
+    return [ev.ValueEdited(path=path, value=keep(arguments.get("value")))]
 
 
-_HANDLERS = {"cancel": _cancel, "pause": _pause, "resume": _resume, "edit": _edit}
+_HANDLERS: dict[str, Callable[[RunState, Mapping[str, Any]], list[ev.Event]]] = {
+    "cancel": _cancel,
+    "pause": _pause,
+    "resume": _resume,
+    "breakpoints": debug.change,
+    "continue": debug.continue_,
+    "step": debug.step,
+    "rerun": debug.rerun,
+}

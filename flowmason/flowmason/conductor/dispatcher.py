@@ -8,6 +8,7 @@ from typing import Any
 
 from flowmason import event as ev
 from flowmason.conductor.flights import Flight, Flights, take
+from flowmason.debug import Gate
 from flowmason.dispatch import Load, is_cheap, is_effect, pieces, placement, region_id, region_name, share
 from flowmason.errors import Code, Failure
 from flowmason.executor import Executor
@@ -50,6 +51,8 @@ class Dispatched:
     """May be submitted at once."""
     effects: list[Flight] = field(default_factory=list)
     """Only after the commit."""
+    stops: list[ev.Event] = field(default_factory=list)
+    """Of a run that is debugged: what breakpoints and steps make of what was ready."""
     short: set[Placement] = field(default_factory=set)
     """Where there was no room for more."""
 
@@ -57,7 +60,7 @@ class Dispatched:
 class Dispatcher:
     """Chooses what a run sends out next."""
 
-    def __init__(self, state: RunState, flights: Flights, executor: Executor, org_id: OrgId) -> None:
+    def __init__(self, state: RunState, flights: Flights, executor: Executor, org_id: OrgId, gate: Gate) -> None:
         self.ready: dict[StagePath, StageState] = {}
         self.loops: dict[StagePath, StageState] = {}
         self.size = SMALLEST_SHARE
@@ -66,6 +69,7 @@ class Dispatcher:
         self._flights = flights
         self._executor = executor
         self._org_id = org_id
+        self._gate = gate
         self._counter = 0
         self._budget_ms = float(state.options.get("region_ms") or 20.0)
 
@@ -81,19 +85,23 @@ class Dispatcher:
         self.size = min(self.size * 2, LARGEST_SHARE) if in_time else max(self.size // 2, SMALLEST_SHARE)
 
     def open_items(self) -> None:
-        """Open items of loops whose bodies have effects, as many as the loop allows at once."""
+        """Open items of loops that are not sent out whole, as many as the loop allows at once."""
         for path, owner in list(self.loops.items()):
             body = owner.body
             if owner.ended or not isinstance(body, ForeachState) or body.doomed is not None:
                 del self.loops[path]
                 continue
-            if owner.stage.pure:
+            if owner.stage.pure and not self._cut(owner):
                 continue
-            under_way = sum(not scope.closed for scope in body.open.values())
+            if owner.stage.pure:
+                # Regions that were sent out before the run was to stop here may still be at some.
+                under_way, waiting = self._flights.items_under_way(owner), self._flights.waiting(owner)
+            else:
+                under_way, waiting = sum(not scope.closed for scope in body.open.values()), body.gaps()
             room = body.width - under_way
             if room <= 0:
                 continue
-            for start, stop in body.gaps():
+            for start, stop in waiting:
                 for index in range(start, min(stop, start + room)):
                     self._state.open_item(owner, index)
                     room -= 1
@@ -104,21 +112,30 @@ class Dispatcher:
         """Plan the next flights. `now` in ms, `clock` in loop seconds."""
         done = Dispatched()
         cheap: dict[Placement, list[StageState]] = {Placement.TASK: [], Placement.HOST: []}
+        ready: list[StageState] = []
         for path, stage in list(self.ready.items()):
             if not stage.ready:
                 del self.ready[path]
             elif stage.not_before <= now and not self._flights.covers(stage):
-                if is_cheap(stage) and path not in self._flights.suspects:
-                    cheap[placement(stage)].append(stage)
-                else:
-                    self._one(stage, room, clock, done)
+                ready.append(stage)
+        if self._gate.active:
+            ready, done.stops = self._gate.sift(ready)
+        for stage in ready:
+            if is_cheap(stage) and stage.path not in self._flights.suspects:
+                cheap[placement(stage)].append(stage)
+            else:
+                self._one(stage, room, clock, done)
         for where, stages in cheap.items():
             if stages:
                 self._share(stages, where, room, clock, done)
         for owner in self.loops.values():
-            if owner.stage.pure:
+            if owner.stage.pure and not self._cut(owner):
                 self._items(owner, room, clock, done)
         return done
+
+    def _cut(self, owner: StageState) -> bool:
+        """Whether the run may have to stop in the body of a stage: its stages are sent out one by one."""
+        return self._gate.active and self._gate.shallow(owner)
 
     def next_at(self) -> int | None:
         """The earliest `not_before` (ms) of what waits for its time; None where nothing does."""
@@ -172,7 +189,8 @@ class Dispatcher:
         if regions < 1:
             return
         taken = set(self._flights.held)
-        loads = share(cheap, regions, 1 if self.lone else self.size, taken)
+        ahead = self._gate.free if self._gate.active else None
+        loads = share(cheap, regions, 1 if self.lone else self.size, taken, ahead)
         for number, load in enumerate(loads):
             slots = REGION_SLOTS
             if left is not None:
@@ -245,6 +263,8 @@ class Dispatcher:
             resources=resources,
             slots=slots,
             bounded=bounded,
+            shallow=any(self._cut(stage) for stage in load.stages),
+            debugged=self._gate.active,
             budget_ms=self._budget_ms,
             options=worker_options(state.options),
         )

@@ -56,10 +56,11 @@ def new_run(
     parent: RunId | None = None,
     variables: Value | None = None,
     idempotency_key: str | None = None,
+    debug: ev.DebugChanged | None = None,
 ) -> NewRun:
     """What `Journal.submit` takes. Applies the input's defaults; raises `RefusedError` for a wrong input.
 
-    The Plan is put into the value store, where workers find it.
+    `debug` is what stops the run from its start on. The Plan is put into the value store, where workers find it.
     """
     prepared = prepare_input(plan.input_schema, given)
     _put_plan(plan, org_id, values, now)
@@ -80,7 +81,7 @@ def new_run(
         plan=plan.encoded,
         pipeline=plan.name,
         version=plan.version,
-        events=(submitted,),
+        events=(submitted,) if debug is None else (submitted, debug),
         at=now,
         by=by,
         priority=priority,

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
+from flowmason import debug
 from flowmason import event as ev
 from flowmason.conductor.admission import Admission
 from flowmason.conductor.commands import answer
@@ -15,6 +16,7 @@ from flowmason.conductor.dispatcher import Dispatcher
 from flowmason.conductor.endings import ended
 from flowmason.conductor.flights import Flight, Flights
 from flowmason.conductor.loading import load_state
+from flowmason.conductor.submit import keep
 from flowmason.conductor.summary import summary
 from flowmason.conductor.surroundings import Surroundings
 from flowmason.errors import Code, FencedError, JournalError
@@ -67,7 +69,9 @@ class Walker:
         try:
             self.state = await load_state(self._conductor.journal, self.row, self._conductor.plans)
             self.state.epoch = self.row.epoch
-            self._dispatcher = Dispatcher(self.state, self.flights, self._conductor.executor, self.row.org_id)
+            values, org_id = self._conductor.values, self.row.org_id
+            gate = debug.Gate(self.state, debug.loader(lambda digest: values.get(org_id, digest)))
+            self._dispatcher = Dispatcher(self.state, self.flights, self._conductor.executor, org_id, gate)
             self._admission = Admission(self._conductor, self.state, self.row.org_id)
             await self._walk()
         except FencedError:
@@ -104,10 +108,11 @@ class Walker:
 
     async def _step(self, batch: list[ev.Event]) -> None:
         """Take in what has come, let the state move, send out what may go, and commit it all."""
+        values = self._conductor.values
         while self.commands:
             command = self.commands.popleft()
             self._answered.append(command.id)
-            for event in answer(self.state, command):
+            for event in answer(self.state, command, lambda data: keep(values, self.row.org_id, data)):
                 self._apply(event, batch)
             if not self.state.ended:
                 self._watch_bodies()  # a paused run goes on, if only to clean up
@@ -133,8 +138,8 @@ class Walker:
             self._traffic.reserve(waiting)
             for placement in dispatched.short:
                 self._traffic.await_room(self.row.run_id, placement)
-            for started in dispatched.events:
-                self._apply(started, batch)
+            for event in (*dispatched.events, *dispatched.stops):
+                self._apply(event, batch)
             if not any(isinstance(event, ev.StageFailed) for event in dispatched.events):
                 break
         self._traffic.offer_room(self.row.run_id)
@@ -168,6 +173,8 @@ class Walker:
         self.state.apply(event, at=self._conductor.now())
         if isinstance(event, ev.StageExpanded):
             self._watch(self.state.stages[event.path])
+        for stop in debug.after(self.state, event):
+            self._apply(stop, batch)
 
     def _watch(self, stage: StageState) -> None:
         """Keep an eye on a body: its time, its items, its cleanup."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flowmason.component import parse_json
 from flowmason.errors import Code, FlowMasonError
 from flowmason.model import ModelProvider, ModelRequest, ModelResponse
-from flowmason.report import Delta
+from flowmason.report import ASKED, Delta
 from flowmason.state import StageState
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class StageLLM:
         self._context = context
         self._chosen = provider
         self._settings: Mapping[str, Any] = stage.stage.llm or {}
+        self._first: str | None = None
+        """The first prompt of the attempt, as the component wrote it."""
 
     @property
     def provider_name(self) -> str:
@@ -62,6 +64,7 @@ class StageLLM:
     ) -> ModelResponse:
         """Ask once; see `flowmason.component.LLM.generate`."""
         settings = self._settings
+        prompt, system_prompt = self._edited(prompt, system_prompt)
         request = ModelRequest(
             prompt=prompt,
             system_prompt=system_prompt,
@@ -73,6 +76,9 @@ class StageLLM:
             json_schema=dict(schema) if schema is not None else None,
             timeout_s=self._stage.stage.timeout_ms / 1000,
         )
+        if self._run.region.debugged:
+            asked = {"system_prompt": system_prompt, "user_prompt": prompt, "model": request.model}
+            self._context.logger.debug(ASKED, **asked)
         response = await self.provider(provider).generate(request, self._delta)
         self._context.add_usage(response.usage)
         return response
@@ -101,6 +107,17 @@ class StageLLM:
             self._delta = plain  # type: ignore[method-assign]
             if not call.done():
                 call.cancel()
+
+    def _edited(self, prompt: str, system_prompt: str | None) -> tuple[str, str | None]:
+        """The prompts as somebody edited them. What a component adds in a later call (a repair, say) is kept."""
+        edit = self._stage.edit
+        if edit is None:
+            return prompt, system_prompt
+        if self._first is None:
+            self._first = prompt
+        if edit.user_prompt is not None and prompt.startswith(self._first):
+            prompt = edit.user_prompt + prompt[len(self._first) :]
+        return prompt, edit.system_prompt if edit.system_prompt is not None else system_prompt
 
     def parse_json(self, text: str) -> Any:
         """The JSON in a model's answer."""

@@ -178,6 +178,8 @@ class RegionRun:
         for name, (attempt, round_, uncounted) in piece.attempts.items():
             state = opened.stages[name]
             state.attempt, state.round, state.base = attempt, round_, uncounted
+        for name, edit in piece.edits.items():
+            opened.stages[name].edit = edit
         self._allowed.update(state.path for state in opened.stages.values())
         if piece.items:
             owner = opened.stages[first.id]
@@ -196,7 +198,8 @@ class RegionRun:
             now = self.worker.now()
             events = decide(self.state, now, runnable)
             for stage in runnable:
-                if (stage.stage.pure or stage.path in self._allowed) and stage.not_before <= now:
+                allowed = stage.path in self._allowed or (stage.stage.pure and not self.region.shallow)
+                if allowed and stage.not_before <= now:
                     self._queue.append(stage)
             for event in events:
                 self.propose(event)  # type: ignore[arg-type]
@@ -250,6 +253,8 @@ class RegionRun:
     def _expanded(self, path: StagePath) -> None:
         owner = self.state.stages.get(path)
         body = owner.body if owner is not None else None
+        if self.region.shallow:
+            return
         if owner is not None and isinstance(body, ForeachState) and owner.stage.pure and body.total:
             self._loops.append(ItemLoop(self, owner, ((0, body.total),)))
 

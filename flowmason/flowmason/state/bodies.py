@@ -62,7 +62,9 @@ class Bodies:
             if only is not None and stage.id not in only:
                 continue
             missing = len(stage.needs) if only is None else sum(need in only for need in stage.needs)
-            state = StageState(stage, opened, (*prefix, stage.id), missing, not_before=not_before)
+            state = StageState(
+                stage, opened, (*prefix, stage.id), missing, not_before=not_before, round=owner.round if owner else 1
+            )
             opened.stages[stage.id] = state
             self.stages[state.path] = state
             if missing == 0:

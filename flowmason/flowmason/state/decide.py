@@ -217,7 +217,7 @@ def _output(stage: StageState) -> Value | None:
 def _run(state: RunState) -> list[ev.Event]:
     root = state.root
     assert root is not None
-    if state.ended or state.status is Status.QUEUED:
+    if state.ended or state.held or state.status is Status.QUEUED:
         return []
     outcome = root.doomed
     if not root.closed:

@@ -10,6 +10,7 @@ from flowmason.errors import Code, Failure
 from flowmason.ids import PlanId, RunId, StageId, StagePath, format_path
 from flowmason.plan import Plan
 from flowmason.state import lookup
+from flowmason.state.debugging import BEFORE, Debugging
 from flowmason.state.reviving import Reviving
 from flowmason.state.tree import (
     CANCELLED,
@@ -50,6 +51,9 @@ class RunState(Reviving):
         self.options: dict[str, Any] = {}
         self.pipeline = (plan.name, plan.version)
         self.root: ScopeState | None = None
+        self.debug = Debugging()
+        self.rounds = 1
+        """The highest round of any stage: the next one is above it, so that no key is ever used twice."""
         self.started_at = 0
         self.ended_at = 0
 
@@ -79,15 +83,17 @@ class RunState(Reviving):
         self.epoch = event.epoch
 
     def _pausing(self, event: ev.RunPausing) -> None:
-        self.pausing = True
+        self.pausing, self.debug.step = True, None
 
     def _paused(self, event: ev.RunPaused) -> None:
         self.status = Status.PAUSED
 
     def _resumed(self, event: ev.RunResumed) -> None:
         self.status, self.pausing = Status.RUNNING, False
+        self.debug.go_on(self.stages)
 
     def _cancelling(self, event: ev.RunCancelling) -> None:
+        self.debug.stop = self.debug.step = None
         self.cancelling = event.reason or "cancelled"
         self.pausing = False
         if self.status is Status.PAUSED:
@@ -111,6 +117,7 @@ class RunState(Reviving):
         self.status = Status.RUNNING
         self.failing = self.failure = None
         self.pausing = False
+        self.debug.stop = None
 
     # -- stages ----------------------------------------------------------------------------------
 
@@ -205,9 +212,38 @@ class RunState(Reviving):
 
     def _value_edited(self, event: ev.ValueEdited) -> None:
         self.find(event.path).output = event.value
+        self.debug.stale[event.path] = None
 
     def _stage_reopened(self, event: ev.StageReopened) -> None:
-        self.reopen(self.find(event.path), event.round)
+        stage = self.find(event.path)
+        self.reopen(stage, event.round)
+        stage.edit = event.edit or stage.edit
+        self.rounds = max(self.rounds, event.round)
+        if self.root is not None and self.root.doomed is None:
+            self.failing = None
+
+    # -- debugging -------------------------------------------------------------------------------
+
+    def _debug_changed(self, event: ev.DebugChanged) -> None:
+        self.debug.change(event, entering=self.status is Status.QUEUED)
+
+    def _debug_stepped(self, event: ev.DebugStepped) -> None:
+        self.debug.step = event
+        if event.step == "rerun":
+            self.debug.stale[event.path] = None
+
+    def _breakpoint_hit(self, event: ev.BreakpointHit) -> None:
+        if event.reason in BEFORE:
+            stage = self.find(event.path)
+            self.debug.count(event, stage.round)
+        if event.stops:
+            self.debug.stop, self.debug.step = event, None
+
+    @property
+    def held(self) -> bool:
+        """Whether the run does not end by itself: it has stopped for somebody who looks at it."""
+        step, stop = self.debug.step, self.debug.stop
+        return self.cancelling is None and (stop is not None or (step is not None and step.step == "rerun"))
 
     # -- shared ----------------------------------------------------------------------------------
 
@@ -299,4 +335,7 @@ _HANDLERS: dict[type, Callable[[RunState, Any], None]] = {
     ev.ItemsFinished: RunState._items_finished,
     ev.ValueEdited: RunState._value_edited,
     ev.StageReopened: RunState._stage_reopened,
+    ev.DebugChanged: RunState._debug_changed,
+    ev.DebugStepped: RunState._debug_stepped,
+    ev.BreakpointHit: RunState._breakpoint_hit,
 }

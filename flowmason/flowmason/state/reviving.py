@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowmason.state.bodies import Bodies
-from flowmason.state.tree import FINISHED, Role, ScopeState, StageState, Status, TryState, scopes_of
+from flowmason.state.tree import FINE, FINISHED, Role, ScopeState, StageState, Status, TryState, scopes_of
 
 
 class Reviving(Bodies):
@@ -12,6 +12,9 @@ class Reviving(Bodies):
     def reopen(self, stage: StageState, round_: int) -> None:
         """An ended stage runs again; every scope around it is brought back to life."""
         scope = stage.scope
+        if round_ > stage.round:
+            self._anew(stage, round_)
+            return
         if stage.body is not None:
             stage.failure = None
             stage.status = Status.CANCELLED
@@ -25,6 +28,32 @@ class Reviving(Bodies):
         stage.round = round_
         stage.output = stage.failure = stage.choice = None
         self._revive(scope)
+
+    def _anew(self, stage: StageState, round_: int) -> None:
+        """Run a stage again as if it never had: what needs it waits for it, its body is forgotten."""
+        scope = stage.scope
+        if stage.body is not None:
+            self._forget(stage.body)
+            stage.body = None
+        self.settled.pop(stage.path, None)
+        if stage.status is Status.RUNNING:
+            scope.busy -= 1
+        elif stage.ended:
+            scope.open += 1
+        if stage.status in FINE:
+            for name in scope.scope.dependents[stage.stage.id]:
+                dependent = scope.stages.get(name)
+                if dependent is not None:
+                    dependent.missing += 1
+        if stage.status is not Status.SKIPPED:
+            stage.attempt += 1
+        stage.status, stage.round, stage.edit = Status.PENDING, round_, None
+        stage.base, stage.lost, stage.not_before = stage.attempt - 1, 0, 0
+        stage.output = stage.failure = stage.choice = None
+        if scope.doomed is not None or scope.closed:
+            self._revive(scope)
+        elif stage.ready:
+            self.fresh.append(stage)
 
     def _revive(self, scope: ScopeState) -> None:
         owner = scope.owner

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from flowmason.errors import Failure
+from flowmason.event import PromptEdit
 from flowmason.ids import StageId, StagePath
 from flowmason.plan import Plan, Scope, Stage
 from flowmason.usage import Usage
@@ -86,6 +87,8 @@ class StageState:
     base: int = 0
     """Attempts made before the stage was last reopened; retries are counted from here."""
     round: int = 1
+    edit: PromptEdit | None = None
+    """What it asks its model in this round, where somebody edited that."""
     lost: int = 0
     not_before: int = 0
     output: Value | None = None
