@@ -22,6 +22,8 @@ from flowmason.ids import ConductorId, OrgId, PlanId, RunId
 from flowmason.report import Delta, LogLine
 
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
+URGENT = frozenset({"cancel", "pause"})
+"""Commands that end work: they never wait for their org's turn."""
 STATUSES = ("queued", "running", "paused", "completed", "failed", "cancelled")
 
 _DIGEST = re.compile(rb"sha256:[0-9a-f]{64}")
@@ -200,11 +202,16 @@ class Journal(Protocol):
         """A conductor says goodbye: its runs become ownerless."""
         ...
 
-    async def claim(self, conductor: ConductorId, now: int, limit: int, run_id: RunId | None = None) -> list[Claimed]:
+    async def claim(
+        self, conductor: ConductorId, now: int, limit: int, run_id: RunId | None = None, *, spare: int = 0
+    ) -> list[Claimed]:
         """Take ownerless runs that are queued or running, have a command waiting or a due `wake_at`.
 
-        A run that sleeps until a later `wake_at` is left alone unless a command waits. Higher priority
-        first, then the oldest. Raises the epoch of each. `run_id` claims that run alone, whatever its
+        A run that sleeps until a later `wake_at` is left alone unless a command waits. Orgs take turns
+        (`fairness.in_turn`, with `spare`), the one with the fewest held runs first, and none gets beyond its
+        `max_concurrent_runs`. Inside an org: runs that were begun before those that wait, then higher
+        priority, then the oldest. A run that somebody wants cancelled or paused is taken before all
+        others, whatever its org has. Raises the epoch of each. `run_id` claims that run alone, whatever its
         state, unless a living conductor holds it (then the list is empty). Raises `FencedError` where
         the conductor itself was never enlisted or was buried.
         """

@@ -7,6 +7,7 @@ here. It uses no clock, no randomness and no threads.
 from __future__ import annotations
 
 import inspect
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -14,8 +15,9 @@ import msgspec
 
 from flowmason.errors import Code, FencedError, JournalError, UsageError
 from flowmason.event import Event, Frame, Recorded, decode_events, encode_events
+from flowmason.fairness import OrgLimits, Waiting, in_turn
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId, StagePath
-from flowmason.journal import TERMINAL, Append, Claimed, Command, NewRun, RunRow, mentioned_digests
+from flowmason.journal import TERMINAL, URGENT, Append, Claimed, Command, NewRun, RunRow, mentioned_digests
 from flowmason.report import Delta, LogLine
 
 Hook = Callable[[str, Any], Awaitable[None] | None]
@@ -78,6 +80,8 @@ class MemoryJournal:
         self._runs: dict[RunId, _Run] = {}
         self._plans: dict[PlanId, bytes] = {}
         self._keys: dict[tuple[OrgId, str], RunId] = {}
+        self.limits: dict[OrgId, OrgLimits] = {}
+        """Of orgs that have any."""
         self._conductors: dict[ConductorId, tuple[int, str, int]] = {}
         self._last_number = 0
 
@@ -194,20 +198,36 @@ class MemoryJournal:
         self._remove(conductor)
         await _call(self.after_commit, "retire", conductor)
 
-    async def claim(self, conductor: ConductorId, now: int, limit: int, run_id: RunId | None = None) -> list[Claimed]:
+    async def claim(
+        self, conductor: ConductorId, now: int, limit: int, run_id: RunId | None = None, *, spare: int = 0
+    ) -> list[Claimed]:
         await _call(self.before_commit, "claim", conductor)
         if conductor not in self._conductors:
             raise FencedError(f"conductor {conductor} was buried or never enlisted")
         if run_id is not None:
             free = [run for run in (self._runs.get(run_id),) if run and run.bare.owner not in self._conductors]
         else:
-            free = [run for run in self._runs.values() if _wants_claiming(run, now)]
-            free = sorted(free, key=lambda run: (-run.bare.priority, run.bare.created_at, run.bare.run_id))[:limit]
+            free = self._next(now, limit, spare)
         for run in free:
             run.change(owner=conductor, epoch=run.bare.epoch + 1, wake_at=None)
         claimed = [Claimed(run.row()) for run in free]
         await _call(self.after_commit, "claim", conductor)
         return claimed
+
+    def _next(self, now: int, limit: int, spare: int) -> list[_Run]:
+        wanted = sorted((run for run in self._runs.values() if _wants_claiming(run, now)), key=_rank)
+        urgent = [
+            run for run in wanted if any(_decode_command(data).name in URGENT for _, data in run.waiting.values())
+        ]
+        chosen = urgent[:limit]
+        held = Counter(run.bare.org_id for run in self._runs.values() if run.bare.owner is not None)
+        held.update(run.bare.org_id for run in chosen)
+        waiting: dict[OrgId, list[Waiting]] = defaultdict(list)
+        for run in wanted:
+            if run not in urgent:
+                waiting[run.bare.org_id].append(Waiting(run.bare.run_id, run.bare.created_at))
+        turns = in_turn(limit - len(chosen), waiting, held=held, limits=self.limits, spare=spare)
+        return chosen + [self._runs[run_id] for _, run_id in turns]
 
     async def add_side(self, org_id: OrgId, run_id: RunId, lines: Sequence[LogLine], deltas: Sequence[Delta]) -> None:
         await _call(self.before_commit, "add_side", run_id)
@@ -323,6 +343,12 @@ class MemoryJournal:
         for run in self._runs.values():
             if run.bare.owner == conductor:
                 run.change(owner=None)
+
+
+def _rank(run: _Run) -> tuple[bool, int, int, str]:
+    """The order inside an org."""
+    row = run.bare
+    return row.status == "queued", -row.priority, row.created_at, row.run_id
 
 
 def _wants_claiming(run: _Run, now: int) -> bool:

@@ -83,6 +83,9 @@ class Database(Protocol):
     share_rows: str
     """Suffix of a `SELECT` that keeps rows from being changed until the commit."""
 
+    one_by_one: str
+    """What a transaction runs so that nobody else is between the same statement and its end; empty: nobody is."""
+
     def connect(self, *, writing: bool = True) -> Connection: ...
     def trouble(self, error: Exception) -> Trouble: ...
     def error(self, error: Exception) -> JournalError: ...
@@ -152,6 +155,7 @@ class SqliteDatabase:
 
     lock_rows = ""
     share_rows = ""
+    one_by_one = ""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -116,6 +116,7 @@ class PostgresDatabase:
 
     lock_rows = " FOR UPDATE SKIP LOCKED"
     share_rows = " FOR SHARE"
+    one_by_one = f"SELECT pg_advisory_xact_lock({0x466C6F77436C6169})"
 
     def __init__(self, url: str, role: str | None = None) -> None:
         self.url = url

@@ -2,6 +2,7 @@
 
     frames      encoded events; rows: the rows of runs
     operations  what can be written, as objects
+    claims      which runs a conductor takes
     writer      the thread that runs them in shared transactions
     readers     the threads that read
     store       `SqlJournal`, the port itself

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from flowmason.database.connections import Connection, Database
+from flowmason.database.connections import Connection
 from flowmason.errors import FencedError, JournalError
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId, format_path
-from flowmason.journal import Append, Claimed, Command, NewRun, RunRow
+from flowmason.journal import Append, Command, NewRun, RunRow
 from flowmason.journal_sql import frames, rows
 from flowmason.report import Delta, LogLine
 
@@ -66,7 +66,16 @@ class Submit(Operation):
         self.codec, self.data, self.digests = frames.pack(run.events)
 
     def run(self, connection: Connection) -> None:
-        self.result = self._earlier(connection) or self._insert(connection)
+        self.result = self.by_key(connection) or self.insert(connection)
+
+    def by_key(self, connection: Connection) -> RunRow | None:
+        """The run that was submitted with this idempotency key."""
+        new = self.new
+        if new.idempotency_key is None:
+            return None
+        key = (new.org_id, new.idempotency_key)
+        row = connection.run("SELECT run_id FROM idempotency WHERE org_id=? AND key=?", key).fetchone()
+        return rows.of_org(connection, new.org_id, row[0]) if row else None
 
     def known(self, connection: Connection) -> RunRow | None:
         """The org's run with that id, if it is the same; raises `JournalError` if it is another."""
@@ -78,33 +87,9 @@ class Submit(Operation):
     def _taken(self) -> JournalError:
         return JournalError(f"another run has the id {self.new.run_id} already")
 
-    def _earlier(self, connection: Connection) -> RunRow | None:
+    def insert(self, connection: Connection) -> RunRow:
+        """Insert the run, its plan and its first frame, unless it is there; returns its row."""
         new = self.new
-        if new.idempotency_key is not None:
-            key = (new.org_id, new.idempotency_key)
-            row = connection.run("SELECT run_id FROM idempotency WHERE org_id=? AND key=?", key).fetchone()
-            if row:
-                return rows.of_org(connection, new.org_id, row[0])
-        return self.known(connection)
-
-    def _insert(self, connection: Connection) -> RunRow:
-        new = self.new
-        if new.idempotency_key is not None:
-            # Where another process holds the same key uncommitted, this waits for it and then fails on
-            # the key; the writer runs the operation again and finds the earlier run.
-            connection.write(
-                "INSERT INTO idempotency (org_id, key, run_id) VALUES (?,?,?)",
-                (new.org_id, new.idempotency_key, new.run_id),
-            )
-        self.insert_run(connection)
-        found = rows.of_org(connection, new.org_id, new.run_id)
-        assert found is not None
-        return found
-
-    def insert_run(self, connection: Connection) -> None:
-        """Insert the run, its plan and its first frame."""
-        new = self.new
-        connection.write(_INSERT_PLAN, (new.plan_id, new.plan, new.at))
         count = len(new.events)
         inserted = connection.write(
             _INSERT_RUN,
@@ -114,14 +99,34 @@ class Submit(Operation):
             ),
         )
         if not inserted:
-            # Of another org, or written by another process since `known` was asked.
-            if self.known(connection) is None:
+            found = self.known(connection)
+            if found is None:
                 raise self._taken()
-            return
+            return found
+        connection.write(_INSERT_PLAN, (new.plan_id, new.plan, new.at))
+        if new.idempotency_key is not None:
+            # Where another process holds the same key uncommitted, this waits for it and then fails on
+            # the key; the writer runs the operation again and finds the earlier run.
+            key = (new.org_id, new.idempotency_key, new.run_id)
+            connection.write("INSERT INTO idempotency (org_id, key, run_id) VALUES (?,?,?)", key)
         if new.events:
             frame = (new.run_id, 1, count, new.org_id, new.at, new.by, self.codec, self.data)
             connection.write(_INSERT_FRAME, frame)
         _insert_values(connection, new.run_id, new.org_id, self.digests | {new.plan_id})
+        return RunRow(
+            run_id=new.run_id,
+            org_id=new.org_id,
+            plan_id=new.plan_id,
+            pipeline=new.pipeline,
+            version=new.version,
+            status=new.status,
+            epoch=0,
+            seq=count,
+            priority=new.priority,
+            parent=new.parent,
+            created_at=new.at,
+            updated_at=new.at,
+        )
 
 
 class AddEvents(Operation):
@@ -160,7 +165,7 @@ class AddEvents(Operation):
         if append.status == "completed":
             connection.write("DELETE FROM side_lines WHERE run_id=? AND kind='delta'", (append.run_id,))
         for child in missing:
-            child.insert_run(connection)
+            child.insert(connection)
 
     def written(self, connection: Connection) -> bool:
         append = self.append
@@ -253,37 +258,6 @@ class Remove(Operation):
         return bool(self.result) and not connection.run(sql, (self.conductor,)).fetchone()
 
 
-class Claim(Operation):
-    """Take runs. `candidates` were read outside the transaction and may be taken by now."""
-
-    def __init__(self, database: Database, conductor: ConductorId, candidates: Sequence[RunId], by_name: bool) -> None:
-        self.database, self.conductor, self.candidates, self.by_name = database, conductor, candidates, by_name
-        self.result: list[Claimed] = []
-
-    def run(self, connection: Connection) -> None:
-        self.result = []
-        alive = "SELECT 1 FROM conductors WHERE conductor_id=?" + self.database.share_rows
-        if not connection.run(alive, (self.conductor,)).fetchone():
-            raise FencedError(f"conductor {self.conductor} was buried or never enlisted")
-        free = "owner IS NULL"
-        if self.by_name:
-            free = "(owner IS NULL OR NOT EXISTS (SELECT 1 FROM conductors WHERE conductor_id=runs.owner))"
-        for run_id in self.candidates:
-            found = connection.write(
-                "UPDATE runs SET owner=?, epoch=epoch+1, wake_at=NULL WHERE run_id IN"
-                f" (SELECT run_id FROM runs WHERE run_id=? AND {free}{self.database.lock_rows})",
-                (self.conductor, run_id),
-            )
-            row = rows.one(connection, run_id) if found else None
-            if row:
-                self.result.append(Claimed(row))
-
-    def written(self, connection: Connection) -> bool:
-        held = [rows.one(connection, claimed.row.run_id) for claimed in self.result]
-        ours = [claimed.row.epoch for claimed in self.result]
-        return bool(held) and [row.epoch if row else None for row in held] == ours
-
-
 class AddSide(Operation):
     """Store log lines and deltas; those of a run that is gone are left out."""
 
@@ -337,7 +311,6 @@ __all__ = [
     "AddEvents",
     "AddSide",
     "Beat",
-    "Claim",
     "Enlist",
     "Operation",
     "Post",

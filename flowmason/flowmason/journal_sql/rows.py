@@ -66,20 +66,6 @@ def page(
     return [decode(row) for row in connection.run(sql, (*parameters, limit)).fetchall()]
 
 
-def claimable(connection: Connection, now: int, limit: int) -> list[RunId]:
-    """Ownerless runs that somebody should walk. Each part has an index of its own."""
-    columns = "runs.run_id, priority, created_at"
-    found = connection.run(
-        f"SELECT {columns} FROM runs WHERE owner IS NULL AND status IN ('queued', 'running') AND wake_at IS NULL"
-        f" UNION SELECT {columns} FROM runs WHERE owner IS NULL AND wake_at IS NOT NULL AND wake_at<=?"
-        f" UNION SELECT {columns} FROM commands JOIN runs ON runs.run_id=commands.run_id"
-        "   WHERE taken_seq IS NULL AND owner IS NULL"
-        " ORDER BY 2 DESC, 3, 1 LIMIT ?",
-        (now, limit),
-    )
-    return [RunId(row[0]) for row in found.fetchall()]
-
-
 def prunable(connection: Connection, org_id: OrgId, before: int, statuses: Sequence[str]) -> list[RunId]:
     """Ended runs that nobody holds or wants anything of, last touched before `before`."""
     wanted = sorted(set(statuses or TERMINAL))

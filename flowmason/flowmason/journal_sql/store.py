@@ -14,7 +14,7 @@ from flowmason.errors import FlowMasonError
 from flowmason.event import Frame, Recorded
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId
 from flowmason.journal import Append, Claimed, Command, NewRun, RunRow
-from flowmason.journal_sql import frames, operations, rows
+from flowmason.journal_sql import claims, frames, operations, rows
 from flowmason.journal_sql.readers import Readers
 from flowmason.journal_sql.writer import Writer
 from flowmason.report import Delta, LogLine
@@ -117,13 +117,18 @@ class SqlJournal:
     async def retire(self, conductor: ConductorId) -> None:
         await self._writer.write(operations.Remove(conductor, None))
 
-    async def claim(self, conductor: ConductorId, now: int, limit: int, run_id: RunId | None = None) -> list[Claimed]:
-        by_name = run_id is not None
-        # Looked for outside the transaction: an idle conductor that asks often takes no write lock.
-        candidates = [run_id] if run_id is not None else await self._claimable(conductor, now, limit)
-        if candidates is None:
-            return []
-        operation = operations.Claim(self._database, conductor, candidates, by_name)
+    async def claim(
+        self, conductor: ConductorId, now: int, limit: int, run_id: RunId | None = None, *, spare: int = 0
+    ) -> list[Claimed]:
+        operation: claims.Claim
+        if run_id is not None:
+            operation = claims.ClaimByName(self._database, conductor, run_id)
+        else:
+            # Looked for outside the transaction: an idle conductor that asks often takes no write lock.
+            found = await self._readers.read(lambda connection: claims.look(connection, conductor, now, limit, spare))
+            if found is None:
+                return []
+            operation = claims.Claim(self._database, conductor, found, now)
         claimed: list[Claimed] = await self._writer.write(operation)
         return claimed
 
@@ -159,17 +164,6 @@ class SqlJournal:
     async def _row_of(self, operation: operations.Submit) -> RunRow:
         row: RunRow = await self._writer.write(operation)
         return row
-
-    async def _claimable(self, conductor: ConductorId, now: int, limit: int) -> list[RunId] | None:
-        """Candidates; None where there is nothing to do, [] where the conductor is not listed."""
-        listed = "SELECT 1 FROM conductors WHERE conductor_id=?"
-
-        def look(connection: Connection) -> list[RunId] | None:
-            if not connection.run(listed, (conductor,)).fetchone():
-                return []
-            return rows.claimable(connection, now, limit) or None
-
-        return await self._readers.read(look)
 
     async def _side(self, kind: str, run_id: RunId, after: int, limit: int) -> list[Any]:
         sql = "SELECT number, data FROM side_lines WHERE run_id=? AND kind=? AND number>? ORDER BY number LIMIT ?"

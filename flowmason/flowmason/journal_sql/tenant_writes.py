@@ -5,13 +5,13 @@ from __future__ import annotations
 from flowmason.database.connections import Connection
 from flowmason.errors import Code, UsageError
 from flowmason.ids import OrgId, RunId
-from flowmason.journal import TERMINAL, Command, NewRun
+from flowmason.journal import TERMINAL, Command, NewRun, RunRow
 from flowmason.journal_sql import rows
+from flowmason.journal_sql.claims import WAITING
 from flowmason.journal_sql.operations import Operation, Post, Submit
 
 QUEUED = (
-    "SELECT count(*) FROM (SELECT 1 FROM runs WHERE org_id=? AND owner IS NULL AND status IN ('queued', 'running')"
-    " AND status='queued' LIMIT ?) AS waiting"
+    f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE org_id=? AND status='queued' AND {WAITING} LIMIT ?) AS waiting"
 )
 """How many runs of an org wait, counted no further than the second parameter."""
 COUNT_ALL = 2**31
@@ -43,18 +43,23 @@ class SubmitWithin(Submit):
         self.most_queued = most_queued
 
     def run(self, connection: Connection) -> None:
-        self.result = self._earlier(connection)
-        if self.result is not None:
-            return
-        if self.most_queued is not None:
-            waiting = connection.run(QUEUED, (self.new.org_id, self.most_queued)).fetchone()[0]
-            if waiting >= self.most_queued:
-                raise UsageError(
-                    f"{waiting} runs of this org wait already, and {self.most_queued} is its limit",
-                    code=Code.QUEUE_FULL,
-                    help="Submit again once some have started, or have the limit raised.",
-                )
-        self.result = self._insert(connection)
+        self.result = self.by_key(connection) or self._when_full(connection) or self.insert(connection)
+
+    def _when_full(self, connection: Connection) -> RunRow | None:
+        """Where the queue is full: the run, if it is known already; else raises `UsageError`."""
+        if self.most_queued is None:
+            return None
+        waiting = connection.run(QUEUED, (self.new.org_id, self.most_queued)).fetchone()[0]
+        if waiting < self.most_queued:
+            return None
+        known = self.known(connection)
+        if known is None:
+            raise UsageError(
+                f"{waiting} runs of this org wait already, and {self.most_queued} is its limit",
+                code=Code.QUEUE_FULL,
+                help="Submit again once some have started, or have the limit raised.",
+            )
+        return known
 
 
 class PostTo(Post):

@@ -76,7 +76,13 @@ def _indexes_of_claims() -> None:
     op.drop_index("runs_waiting", "runs")
     op.drop_index("runs_by_owner", "runs")
     waiting = sa.text("owner IS NULL AND status IN ('queued', 'running') AND wake_at IS NULL")
-    columns = ["org_id", sa.text("status DESC"), sa.text("priority DESC"), "created_at", "run_id"]
+    columns: list[str | sa.TextClause] = [
+        "org_id",
+        sa.text("status DESC"),
+        sa.text("priority DESC"),
+        "created_at",
+        "run_id",
+    ]
     op.create_index("runs_waiting", "runs", columns, sqlite_where=waiting, postgresql_where=waiting)
     held = sa.text("owner IS NOT NULL")
     op.create_index("runs_held", "runs", ["owner", "org_id"], sqlite_where=held, postgresql_where=held)
