@@ -126,7 +126,7 @@ class RegionRun:
     @property
     def over(self) -> bool:
         """Whether the region's time is over: nothing new starts."""
-        return self._unstored is not None or self.worker.monotonic() >= self._due
+        return self._released or self._unstored is not None or self.worker.monotonic() >= self._due
 
     @property
     def _due(self) -> float:
