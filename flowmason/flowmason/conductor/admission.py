@@ -62,7 +62,8 @@ class Admission:
             )
         given = proposed.input or value.NULL
         if proposed.plan is None:
-            plan = await self._conductor.resolve(proposed.pipeline, self._state.options)
+            options = {**self._state.options, "org_id": self._org_id}
+            plan = await self._conductor.resolve(proposed.pipeline, options)
             await self._learn(plan)
             given = keep(self._conductor.values, self._org_id, prepare_input(plan.input_schema, self._load(given)))
         else:

@@ -28,6 +28,9 @@ BEAT_S = 2.0
 SILENCE_S = 10.0
 """Without a beat for that long, by its observer's own clock, a conductor is dead."""
 SIDE_S = 0.1
+DRAIN_TICK_S = 0.02
+LANDED_LOOK_S = 0.02
+"""How soon after a run's end its place is offered: its org may have had no other."""
 
 
 class Feed(Protocol):
@@ -51,7 +54,8 @@ class Conductor:
     """Walks runs until it is stopped.
 
     With `only`, it claims those runs and no others (as `fm run` does); else it also adopts the runs of
-    conductors that died. `now` gives milliseconds since the epoch; all waiting goes by the event loop's clock.
+    conductors that died. It walks at most `capacity` runs at once, the last `spare` of them only of orgs that have
+    few. `now` gives milliseconds since the epoch; all waiting goes by the event loop's clock.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Conductor:
         storage_patience_s: float = 30.0,
         pid_alive: Callable[[int], bool] | None = None,
         capacity: int = 200,
+        spare: int = 0,
     ) -> None:
         self.journal = journal
         self.values = values
@@ -87,11 +92,13 @@ class Conductor:
         self._only = list(only) if only is not None else None
         self._host, self._pid, self._pid_alive = host, pid, pid_alive
         self._poll_s = poll_s
-        self._capacity = capacity
+        self._capacity, self._spare = capacity, spare
+        self.handing_over = False
         self._feeds: list[Feed] = []
         self._tasks: dict[RunId, asyncio.Task[None]] = {}
         self._look = asyncio.Event()
         self._stopping = False
+        self._offering: asyncio.TimerHandle | None = None
         self._seen: dict[ConductorId, tuple[int, float]] = {}
         self._beside: dict[RunId, tuple[RunRow, list[LogLine], list[Delta]]] = {}
         self._storing: asyncio.Task[None] | None = None
@@ -122,6 +129,21 @@ class Conductor:
         """Ask `run` to return; runs under way become ownerless and can be taken up elsewhere."""
         self._stopping = True
         self._look.set()
+
+    async def drain(self, within_s: float) -> None:
+        """Stop in good order: claim and send out nothing more, wait for what is on its way, then leave the runs.
+
+        What is not back within that time is left behind: calls on hosts that outlive this process go on, and the next
+        conductor attaches to them.
+        """
+        self.handing_over = True
+        self.traffic.close()
+        deadline = asyncio.get_running_loop().time() + within_s
+        while asyncio.get_running_loop().time() < deadline:
+            if not self.traffic.busy and all(walker.at_rest for walker in self.walkers.values()):
+                break
+            await asyncio.sleep(DRAIN_TICK_S)
+        self.stop()
 
     def include(self, run_id: RunId) -> None:
         """Of a conductor with `only`: walk this run as well."""
@@ -181,11 +203,11 @@ class Conductor:
 
     async def _claim(self) -> None:
         room = self._capacity - len(self._tasks)
-        if room <= 0:
+        if room <= 0 or self.handing_over:
             return
         try:
             if self._only is None:
-                claimed = await self.journal.claim(self.id, self.now(), room)
+                claimed = await self.journal.claim(self.id, self.now(), room, spare=self._spare)
             else:
                 claimed = []
                 for run_id in self._only:
@@ -215,8 +237,14 @@ class Conductor:
                 self.failures[row.run_id] = JournalError(f"the conductor failed: {error!r}", code=Code.INTERNAL)
             if full or not self._tasks:
                 self._look.set()
+            elif self._only is None and self._offering is None:
+                self._offering = asyncio.get_running_loop().call_later(LANDED_LOOK_S, self._offer_place)
 
         task.add_done_callback(landed)
+
+    def _offer_place(self) -> None:
+        self._offering = None
+        self._look.set()
 
     async def _fetch_commands(self) -> None:
         if not self.walkers:

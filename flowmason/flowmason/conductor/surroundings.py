@@ -18,7 +18,10 @@ from flowmason.report import Report
 from flowmason.values import ValueStore
 
 Resolve = Callable[[str, dict[str, Any]], Awaitable[Plan]]
-"""Finds and compiles the pipeline `name` or `name@version` for a run with these options."""
+"""Finds and compiles the pipeline `name` or `name@version` for a run with these options.
+
+The option `org_id` is the org of the run's row, whatever its submitter wrote there: a name means a pipeline of it.
+"""
 
 
 class Surroundings(Protocol):
@@ -36,6 +39,9 @@ class Surroundings(Protocol):
     """Milliseconds since the epoch."""
     storage_patience_s: float
     """How long a walker waits for a store that refuses before it gives its run up."""
+
+    handing_over: bool
+    """Whether runs are left for others to take up: calls that go on without this process are let go on."""
 
     def fresh(self) -> bool:
         """Whether the conductor has beaten lately: nobody can have taken it for dead."""

@@ -47,11 +47,23 @@ class Traffic:
         self._gathering: dict[OrgId, list[Flight]] = {}
         """What leaves at the end of this turn of the loop."""
         self._batches: dict[Flight, _Batch] = {}
+        self._closed = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is on its way, or about to leave."""
+        return any(self._taken.values()) or any(self._gathering.values())
+
+    def close(self) -> None:
+        """From now on there is no room."""
+        self._closed = True
 
     # -- room ------------------------------------------------------------------------------------
 
     def room(self, run_id: RunId, org_id: OrgId) -> Room:
         """How many more regions of a run fit. Of tasks no more than there are free slots, though many may share one."""
+        if self._closed:
+            return Room(0, 0)
         capacity = self._executor.capacity()
         hosts = max(0, capacity.host_slots - self._taken[Placement.HOST])
         free = capacity.task_slots - self._taken[Placement.TASK]
@@ -71,6 +83,8 @@ class Traffic:
         """Nudge as many of the walkers that wait for room as there is room. `run_id` has taken what it wanted."""
         if run_id is not None:
             self._invited.discard(run_id)
+        if self._closed:
+            return
         capacity = self._executor.capacity()
         gathered = sum(len(flights) for flights in self._gathering.values())
         seats = (capacity.task_slots - self._taken[Placement.TASK]) * self.crowd - gathered

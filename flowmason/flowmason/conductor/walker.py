@@ -23,7 +23,7 @@ from flowmason.errors import Code, FencedError, JournalError
 from flowmason.event import Recorded
 from flowmason.ids import StagePath, format_path
 from flowmason.journal import Append, Command, NewRun, RunRow
-from flowmason.policy import CANCEL_GRACE_S, FINALLY_BOUND_S, Effect
+from flowmason.policy import CANCEL_GRACE_S, FINALLY_BOUND_S, Effect, Placement
 from flowmason.report import Ended, Report
 from flowmason.state import Role, RunState, StageState, Status, TryState, decide
 from flowmason.state.retry import timed_out
@@ -45,6 +45,7 @@ class Walker:
         self._traffic = conductor.traffic
         self._inbox: deque[tuple[Flight, Report]] = deque()
         self._wake = asyncio.Event()
+        self._resting = False
         self._answered: list[str] = []
         self._children: list[NewRun] = []
         self._deadlines: dict[StagePath, float] = {}
@@ -59,6 +60,11 @@ class Walker:
             return False
         self.commands.append(command)
         return True
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether all that came in is recorded."""
+        return self._resting and not self._inbox
 
     def nudge(self) -> None:
         """Something happened that the walker should look at."""
@@ -275,10 +281,12 @@ class Walker:
             for flight in self.flights.by_id.values()
             if not flight.timed_out and not flight.cancelling and not flight.idle()
         ]
+        self._resting = True
         try:
             await asyncio.wait_for(self._wake.wait(), min(waits, default=None))
         except TimeoutError:
             pass
+        self._resting = False
         self._wake.clear()
 
     # -- flights ---------------------------------------------------------------------------------
@@ -316,6 +324,8 @@ class Walker:
         for flight in flights:
             if flight.hear is None:
                 self._traffic.abandon(flight)  # never sent
+                continue
+            if self._conductor.handing_over and flight.region.placement is Placement.HOST:
                 continue
             flight.waiter = asyncio.get_running_loop().create_future()
             waiters.append(flight.waiter)
