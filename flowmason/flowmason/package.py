@@ -7,11 +7,13 @@ the sha256 of every file and the specs of all components, so that nothing has to
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -32,6 +34,9 @@ MOST_BYTES = 256 * 1024 * 1024
 FOLDERS = ("prompts", "config")
 """Taken along whole, but for names that start with a dot."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, NotImplementedError, RuntimeError, ValueError
+)  # fmt: skip
 
 
 class Installed(msgspec.Struct, frozen=True):
@@ -104,6 +109,11 @@ def pack_bytes(project: Project, *, version: str | None = None) -> bytes:
 def inspect(path: Path) -> PackageManifest:
     """Check a package file whole and return its manifest. Raises `RefusedError`."""
     return _read(path)[0]
+
+
+def inspect_bytes(data: bytes, *, file: str, most_bytes: int = MOST_BYTES) -> PackageManifest:
+    """`inspect` of a package in memory; `file` is how faults call it, `most_bytes` bounds what it unpacks to."""
+    return _read(io.BytesIO(data), shown=file, most_bytes=most_bytes)[0]
 
 
 def install(path: Path, home: Path | None = None, *, replace: bool = False) -> Installed:
@@ -238,17 +248,19 @@ def _zip(contents: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _read(path: Path) -> tuple[PackageManifest, dict[str, bytes]]:
+def _read(
+    path: Path | io.BytesIO, *, shown: str | None = None, most_bytes: int = MOST_BYTES
+) -> tuple[PackageManifest, dict[str, bytes]]:
     """The manifest and all files of a package, everything checked."""
-    shown = str(path)
+    shown = shown or str(path)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            faults = [Fault(reason, "$", file=shown) for reason in _entry_faults(entries)]
+            faults = [Fault(reason, "$", file=shown) for reason in _entry_faults(entries, most_bytes)]
             if faults:
                 raise RefusedError(faults)
             contents = {entry.filename: _bounded(archive, entry) for entry in entries}
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise RefusedError([Fault(f"not a package: {error}", "$", file=shown)]) from None
     missing = [name for name in MANIFESTS if name not in contents]
     if missing:
@@ -274,12 +286,12 @@ def _read(path: Path) -> tuple[PackageManifest, dict[str, bytes]]:
     return manifest, contents
 
 
-def _entry_faults(entries: Sequence[zipfile.ZipInfo]) -> Iterator[str]:
+def _entry_faults(entries: Sequence[zipfile.ZipInfo], most_bytes: int) -> Iterator[str]:
     if len(entries) > MOST_FILES + len(MANIFESTS):
         yield f"it has {len(entries)} files; {MOST_FILES} are the most"
         return
-    if sum(entry.file_size for entry in entries) > MOST_BYTES:
-        yield f"unpacked it is larger than {MOST_BYTES >> 20} MiB"
+    if sum(entry.file_size for entry in entries) > most_bytes:
+        yield f"unpacked it is larger than {most_bytes >> 20} MiB"
     seen: set[str] = set()
     folders = {str(parent).casefold() for entry in entries for parent in PurePosixPath(entry.filename).parents}
     for entry in entries:

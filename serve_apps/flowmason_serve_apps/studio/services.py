@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from fastapi import Request
 
-from flowmason.ids import Ids
+from flowmason.ids import Ids, OrgId
+from flowmason.journal_sql.tenant import RunStore
+from flowmason.studio.compiling import Compiling
+from flowmason.studio.components import Catalogue
+from flowmason.studio.pipelines import StoredPipeline
 from flowmason.studio.scope import StudioStore
 from flowmason.values import ValueStore
+from flowmason_serve_apps.studio.details import Details
 from flowmason_serve_apps.studio.guard.authentication import Authenticator
+from flowmason_serve_apps.studio.live import Live
 from flowmason_serve_apps.studio.settings import StudioSettings
+
+_KEPT_NOTED = 4096
 
 
 def now_ms() -> int:
@@ -33,14 +41,37 @@ class Services:
     values: ValueStore
     ids: Ids = field(default_factory=lambda: Ids(time.time))
     now: Callable[[], int] = now_ms
+    nudge: Callable[[], Awaitable[None]] = nobody
+    """Tells conductors that there is something to do, best effort."""
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    compiling: Compiling = field(default_factory=Compiling)
     authenticator: Authenticator = field(init=False)
+    runs: RunStore = field(init=False)
+    live: Live = field(init=False)
+    details: Details = field(init=False)
+    _kept: set[tuple[OrgId, str, str, str]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self.authenticator = Authenticator(self.store, self.now)
+        self.runs = RunStore.open(self.settings.database_url)
+        self.live = Live(self.runs, self.values)
+        self.details = Details(self.runs, self.values)
+
+    def is_kept(self, org_id: OrgId, stored: StoredPipeline) -> bool:
+        """Whether this process has seen that the draft's version is kept as it stands."""
+        return (org_id, stored.pipeline_id, stored.version, stored.digest) in self._kept
+
+    def note_kept(self, org_id: OrgId, stored: StoredPipeline) -> None:
+        """Note that the draft's version is kept as it stands."""
+        if len(self._kept) >= _KEPT_NOTED:
+            self._kept.clear()
+        self._kept.add((org_id, stored.pipeline_id, stored.version, stored.digest))
 
     async def close(self) -> None:
         """Let go of everything."""
         await self.authenticator.close()
+        await self.live.close()
+        await self.runs.close()
         self.store.close()
 
 

@@ -1,0 +1,153 @@
+"""From a request to a run that is in the database: the pipeline is looked up, compiled and kept, the input checked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+
+from flowmason.conductor import new_run
+from flowmason.errors import Code, UsageError
+from flowmason.ids import RunId
+from flowmason.journal import TERMINAL, Command, NewRun, RunRow
+from flowmason.studio import pipelines, schema
+from flowmason.studio.identity.callers import Caller
+from flowmason.studio.pipelines import StoredPipeline
+from flowmason.studio.scope import Scope
+from flowmason_serve_apps.studio.details import no_run
+from flowmason_serve_apps.studio.services import Services
+
+_FULL_RETRY_MS = 5_000
+_TRIES = 5
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that somebody asks for."""
+
+    pipeline_id: str | None = None
+    """The draft of this pipeline, or what `reference` (`name`, `name@version`) means."""
+    reference: str = ""
+    input: dict[str, Any] | None = None
+    """None: empty, with the defaults of the input's schema; of a test: the pipeline's sample input."""
+    options: dict[str, Any] = {}
+    priority: int = 0
+    idempotency_key: str | None = None
+    test: bool = False
+
+
+async def start(services: Services, caller: Caller, wanted: Wanted) -> tuple[RunRow, StoredPipeline]:
+    """Record a run. It is in the database once this returns; conductors are told, and look by themselves too.
+
+    Raises `UsageError` (`PIPELINE_NOT_FOUND`, `NOT_FOUND`, `QUEUE_FULL`) and `RefusedError` (a pipeline that cannot be
+    run, a wrong input).
+    """
+    run, stored, most_queued = await asyncio.to_thread(_prepared, services, caller, wanted)
+    try:
+        row = await services.runs.org(caller.org_id).submit(run, most_queued=most_queued)
+    except UsageError as error:
+        if error.failure.code != Code.QUEUE_FULL:
+            raise
+        failure = error.failure
+        raise UsageError(failure.message, code=failure.code, help=failure.help, retry_after_ms=_FULL_RETRY_MS) from None
+    await services.nudge()
+    return row, stored
+
+
+async def ended(services: Services, caller: Caller, run_id: RunId, timeout_s: float) -> RunRow | None:
+    """The row of a run once it has ended (or is paused); None where that takes longer."""
+    async with services.live.following(caller.org_id, run_id) as channel:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while channel.status not in TERMINAL and channel.status != "paused":
+                    await channel.changed(channel.seq)
+        except TimeoutError:
+            return None
+    return await services.runs.org(caller.org_id).row(run_id)
+
+
+async def command(services: Services, caller: Caller, run_id: RunId, name: str, **arguments: Any) -> None:
+    """Put a command into the run's inbox. Raises `UsageError` (`NOT_FOUND`)."""
+    posted = Command(
+        id=services.ids.command(),
+        run_id=run_id,
+        name=name,
+        arguments=arguments,
+        by=caller.actor,
+        at=services.now(),
+    )
+    if not await services.runs.org(caller.org_id).post(posted):
+        raise no_run(run_id)
+    await services.nudge()
+
+
+async def to_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call what blocks."""
+    return await asyncio.to_thread(call, *args, **kwargs)
+
+
+async def in_thread(services: Services, caller: Caller, ask: Callable[[Scope], T]) -> T:
+    """Ask the Studio's tables in a transaction of the caller's org."""
+
+    def asked() -> T:
+        with services.store.scope(caller.org_id) as scope:
+            return ask(scope)
+
+    return await asyncio.to_thread(asked)
+
+
+def _prepared(services: Services, caller: Caller, wanted: Wanted) -> tuple[NewRun, StoredPipeline, int | None]:
+    for attempt in range(_TRIES):
+        try:
+            return _prepare(services, caller, wanted)
+        except UsageError as error:
+            # Somebody wrote to the draft between our reading and keeping it: what they wrote is what runs.
+            if error.failure.code != Code.CONFLICT or attempt == _TRIES - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _prepare(services: Services, caller: Caller, wanted: Wanted) -> tuple[NewRun, StoredPipeline, int | None]:
+    with services.store.scope(caller.org_id, writing=False) as scope:
+        if wanted.pipeline_id is not None:
+            stored = pipelines.get(scope, wanted.pipeline_id)
+        else:
+            stored = pipelines.resolve(scope, wanted.reference)
+        components = services.catalogue.of(scope)
+        plan = services.compiling.kept(stored.digest, stored.document, components, pipelines.look_in(scope))
+        limits = scope.one(schema.org_limits)
+        is_kept = stored.kept or services.is_kept(caller.org_id, stored)
+    given = wanted.input
+    if given is None and wanted.test:
+        given = stored.content.get("sample_input")
+        if given is None:
+            raise UsageError(
+                "there is nothing to test with: give sample_input, or write one into the pipeline", code=Code.USAGE
+            )
+    options = {
+        **wanted.options,
+        "pipeline_id": stored.pipeline_id,
+        "pipeline_digest": stored.digest,
+        "submitted_by": caller.name,
+        **({"test": True} if wanted.test else {}),
+    }
+    run = new_run(
+        plan,
+        given,
+        run_id=services.ids.run(),
+        now=services.now(),
+        by=caller.actor,
+        values=services.values,
+        org_id=caller.org_id,
+        options=options,
+        priority=wanted.priority,
+        idempotency_key=wanted.idempotency_key,
+    )
+    if not is_kept:
+        with services.store.scope(caller.org_id) as scope:
+            pipelines.keep(scope, stored, by=caller.actor, now=services.now())
+        services.note_kept(caller.org_id, stored)
+    return run, stored, None if limits is None else limits["max_queued_runs"]
