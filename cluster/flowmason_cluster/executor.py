@@ -13,12 +13,13 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from flowmason.errors import Code, Failure
+from flowmason.errors import Code, EngineUnavailableError, Failure
 from flowmason.executor import Capacity, WorkerSettings
 from flowmason.policy import Placement, Resources
 from flowmason.report import Ended, Region, Report, region_encoder, reports_decoder
 from flowmason_actors.launch import launch_of
 from flowmason_cluster import joining, mail, ray_start, resources
+from flowmason_cluster.vigil import Vigil, raylet_address
 
 if TYPE_CHECKING:
     from flowmason_cluster.hosts import Hosts
@@ -96,7 +97,9 @@ class RayExecutor:
         if cluster.kind == "joined":
             await joining.check_versions(cluster.address)
         self._task_function = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(run_regions)
-        self._hosts = Hosts(self._launch, detached=cluster.kind != "local")
+        self._vigil = Vigil(cluster, await asyncio.to_thread(raylet_address))
+        self._vigil.start()
+        self._hosts = Hosts(self._launch, self._vigil, detached=cluster.kind != "local")
         if cluster.kind != "local":
             self._refreshing = asyncio.create_task(self._refresh())
 
@@ -145,6 +148,8 @@ class RayExecutor:
                     self._tasks.pop(report.region, None)
                     task.landed(report.region)
                 yield report
+            if task.open:
+                await self._vigil.still_there()
             for region in list(task.open.values()):
                 task.landed(region.id)
                 if region.id in task.asked and not region.effect:
@@ -153,6 +158,7 @@ class RayExecutor:
                 else:
                     yield Report(region=region.id, ended=Ended.LOST, failure=_lost("the worker ended without a word"))
         except ray.exceptions.RayError as error:
+            await self._vigil.still_there()
             for region in list(task.open.values()):
                 task.landed(region.id)
                 yield _post_mortem(task, region, error)
@@ -194,10 +200,16 @@ class RayExecutor:
         found: bytes = ray.get(frame, timeout=FETCH_S) if self.cluster.own else await frame
         return found
 
+    async def gone(self) -> EngineUnavailableError:
+        """Return once the cluster is gone, saying what."""
+        return await self._vigil.gone()
+
     async def cancel(self, region_id: str, *, grace_s: float) -> None:
         """Interrupt a task, and end its worker after the grace; for a call on a host see `NodeHost.cancel`."""
         import ray
 
+        if self._vigil.over:
+            return
         task = self._tasks.get(region_id)
         if task is None:
             if self._hosts is not None:
@@ -227,6 +239,11 @@ class RayExecutor:
 
         if self._refreshing is not None:
             self._refreshing.cancel()
+        self._vigil.stop()
+        if self._vigil.over:
+            ray_start.abandon()
+            self.cluster = None
+            return
         for task in set(self._tasks.values()):
             with contextlib.suppress(Exception):
                 ray.cancel(task.stream, force=True)

@@ -22,10 +22,13 @@ from flowmason.errors import Code, Failure
 from flowmason.ids import PlanId, StageId
 from flowmason.report import Ended, Region, Report, region_encoder, report_decoder
 from flowmason_actors.watch import Blame, blame_key
+from flowmason_cluster.vigil import Vigil
 
 BLOCKS_UNTIL_ALONE = 2
 ACKNOWLEDGE_AFTER_S = 30.0
 """The end of a call is recorded well within this time after it has arrived; until then its host remembers it."""
+UNAVAILABLE_S = 20.0
+"""A host that Ray calls temporarily unavailable is asked again for so long before it is taken for dead."""
 _START_S = 60.0
 _ANSWER_S = 5.0
 _GENERATIONS = 8
@@ -73,8 +76,9 @@ class Hosts:
     `detached` hosts outlive this process, so that another conductor can attach to their calls.
     """
 
-    def __init__(self, launch: bytes, *, detached: bool, **host_options: float) -> None:
+    def __init__(self, launch: bytes, vigil: Vigil, *, detached: bool, **host_options: float) -> None:
         self._launch = launch
+        self._vigil = vigil
         self._detached = detached
         self._host_options = host_options
         self._client = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -124,6 +128,7 @@ class Hosts:
             try:
                 await self._send(key, batch)
             except Exception as error:
+                await self._vigil.still_there()
                 for call in batch:
                     call.end(Ended.LOST, f"the node host could not be reached: {_line(error)}")
 
@@ -138,7 +143,9 @@ class Hosts:
                 return
             for call in batch:
                 call.host = host
-            if await host.actor.submit.remote(self._client, [region_encoder.encode(call.region) for call in batch]):
+            encoded = [region_encoder.encode(call.region) for call in batch]
+            # A call that the host has begun already it does not begin again.
+            if await _patiently(host.actor.submit, self._client, encoded):
                 return
             self._retire(host)
         raise RuntimeError("node hosts keep refusing calls")
@@ -162,7 +169,7 @@ class Hosts:
             return
         try:
             async with asyncio.timeout(grace_s + _ANSWER_S):
-                if not await host.actor.cancel.remote(region_id, grace_s):
+                if not await _patiently(host.actor.cancel, region_id, grace_s):
                     self._retire(host)
         except TimeoutError:
             self._kill(host)
@@ -198,7 +205,7 @@ class Hosts:
                 continue
             try:
                 async with asyncio.timeout(_START_S):
-                    pid = await actor.ready.remote()
+                    pid = await _patiently(actor.ready)
             except ray.exceptions.RayActorError:
                 if generation == _GENERATIONS - 1:
                     raise
@@ -211,7 +218,7 @@ class Hosts:
     async def _drain(self, host: _Host) -> None:
         try:
             while True:
-                for encoded in await host.actor.drain.remote(self._client, host.due()):
+                for encoded in await self._next(host):
                     report = report_decoder.decode(encoded)
                     call = self._calls.get(report.region)
                     if call is not None:
@@ -219,6 +226,7 @@ class Hosts:
         except asyncio.CancelledError:
             raise
         except Exception as error:
+            await self._vigil.still_there()
             reason = f"the node host (pid {host.pid}) died: {_line(error)}"
             blame = await self._blame(host)
             self._kill(host)
@@ -233,6 +241,22 @@ class Hosts:
                 f"the node host (pid {host.pid}) was ended because {blame.region or 'something'} blocked its event "
                 f"loop at {blame.where}",
             )
+
+    async def _next(self, host: _Host) -> list[bytes]:
+        """The next reports of a host. After it was unavailable for a while, its calls are attached to again.
+
+        Reports that were on their way then come once more; nothing is recorded twice.
+        """
+        from ray.exceptions import ActorUnavailableError
+
+        try:
+            return await host.actor.drain.remote(self._client, host.due())  # type: ignore[no-any-return]
+        except ActorUnavailableError:
+            calls = [call for call in self._calls.values() if call.host is host]
+            again = [region_encoder.encode(msgspec.structs.replace(call.region, attach=True)) for call in calls]
+            if not await _patiently(host.actor.submit, self._client, again):
+                self._retire(host)
+            return []
 
     async def _blame(self, host: _Host) -> Blame | None:
         """The last words of a host whose loop was blocked."""
@@ -294,6 +318,26 @@ class Hosts:
             call.end(Ended.LOST, "the executor was closed")
 
 
+async def _patiently(ask: Any, *arguments: Any) -> Any:
+    """Ask a host; while Ray calls it unavailable, ask again, within reason. Only for what may be asked twice."""
+    from ray.exceptions import ActorUnavailableError
+
+    deadline, delay = time.monotonic() + UNAVAILABLE_S, 0.1
+    while True:
+        try:
+            return await ask.remote(*arguments)
+        except ActorUnavailableError:
+            if time.monotonic() + delay >= deadline:
+                raise
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, 2.0)
+
+
 def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
+    """What went wrong, in one line: the cause where Ray only says that something failed, and how a worker ended."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return f"{type(cause).__name__}: {_line(cause)}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines[1:] if "exit detail:" in line or line.startswith("The actor is dead because")]
+    return " ".join([*lines[:1], *told])[:400] if lines else type(error).__name__

@@ -70,6 +70,13 @@ def disconnect() -> None:
         _connected = None
 
 
+def abandon() -> None:
+    """Forget the cluster, which is gone: Ray is not asked to leave it in order, and must not be used any more."""
+    global _connected, _users
+    with _lock:
+        _connected, _users = None, 0
+
+
 def _connect(address: str | None, allow_open: bool, num_cpus: int | None) -> Cluster:
     found = _already(allow_open)
     if found is not None:

@@ -187,23 +187,54 @@ def test_a_killed_run_takes_its_own_ray_with_it_and_is_resumed_on_another(alone:
     assert not workers(alone)
 
 
-def test_a_run_goes_on_after_the_whole_cluster_was_killed(alone: Project) -> None:
-    up = alone.fm("cluster", "up", "--num-cpus", "2", "--no-dashboard")
-    assert up.code == 0, repr(up)
+@pytest.mark.parametrize("kind", ["warm", "own"])
+def test_a_run_whose_whole_cluster_was_killed_says_so_and_is_resumed_on_another(alone: Project, kind: str) -> None:
+    if kind == "warm":
+        up = alone.fm("cluster", "up", "--num-cpus", "2", "--no-dashboard")
+        assert up.code == 0, repr(up)
     gate = alone.gate()
-    running = alone.run(alone.pipeline("calls", *chain("deliver", "step", "deliver", "step", gates={3: gate})))
+    more = stage("long", "step", gate=gate)
+    running = alone.run(alone.pipeline("calls", *chain("deliver", "step", "deliver", "step", gates={3: gate}), more))
     alone.began("s3")
+    alone.began("long")
     for pid in alone.processes():
         if pid != running.pid:
             os.kill(pid, signal.SIGKILL)
     gate.touch()
-    # Ray itself ends a driver that has not reached its cluster for a minute.
-    assert running.end(180).code != 0, repr(running)
-    assert alone.only_run().status in ("running", "failed")
+    assert running.end(30).code == 4, repr(running)
+    told, row = running.json, alone.only_run()
+    assert (told["run_id"], told["status"], row.status) == (row.run_id, "running", "running")
+    assert told["error"]["code"] == "ENGINE_UNAVAILABLE"
+    assert "is gone" in told["error"]["message"] and f"fm resume {row.run_id}" in told["error"]["help"]
+    assert told["stages"]["s1"]["status"] == "completed"
+    assert "Traceback" not in running.err
+    assert not any(isinstance(each.event, ev.StageLost | ev.StageFailed) for each in alone.events())
     answer = alone.fm("resume", "--json")
     assert answer.code == 0, repr(answer)
     story = alone.verify()
-    assert [story.times(path) for path in ("s1", "s2", "s3", "s4")] == [1, 1, 2, 1]
+    assert [story.times(path) for path in ("s1", "s2", "s3", "s4", "long")] == [1, 1, 2, 1, 2]
+
+
+def test_a_run_whose_head_alone_was_killed_says_so(alone: Project) -> None:
+    gate = alone.gate()
+    running = alone.run(alone.pipeline("calls", *chain("deliver", "deliver", gates={2: gate})))
+    alone.began("s2")
+    [head] = [pid for pid in alone.processes() if b"gcs_server" in command(pid)[:200]]
+    os.kill(head, signal.SIGKILL)
+    assert running.end(30).code == 4, repr(running)
+    assert "GCS" in running.json["error"]["message"]
+    gate.touch()
+    answer = alone.fm("resume", "--json")
+    assert answer.code == 0, repr(answer)
+    assert [alone.verify().times(path) for path in ("s1", "s2")] == [1, 2]
+
+
+def command(pid: int) -> bytes:
+    """The command line of a process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def workers(project: Project) -> set[int]:

@@ -9,6 +9,7 @@ import pytest
 
 from flowmason_cluster import ray_start
 from flowmason_cluster.executor import RayExecutor
+from flowmason_cluster.vigil import Vigil
 from ray_kit import Lab
 
 
@@ -36,6 +37,12 @@ def cluster(home: Path) -> Iterator[ray_start.Cluster]:
     connected = ray_start.connect("local", num_cpus=2)
     yield connected
     ray_start.disconnect()
+
+
+@pytest.fixture
+def vigil(cluster: ray_start.Cluster) -> Vigil:
+    """Who looks whether the session's Ray is still there."""
+    return Vigil(cluster, None)
 
 
 @pytest.fixture(scope="session")

@@ -15,13 +15,14 @@ from flowmason.policy import Placement
 from flowmason.report import Ended, Region, Report
 from flowmason_actors.launch import launch_of
 from flowmason_cluster.hosts import Hosts
+from flowmason_cluster.vigil import Vigil
 from ray_kit import Lab, again, outputs, region, stage
 
 Conductor = Callable[[], Hosts]
 
 
 @pytest.fixture
-async def conductor(lab: Lab, cluster: object) -> AsyncIterator[Conductor]:
+async def conductor(lab: Lab, vigil: Vigil, cluster: object) -> AsyncIterator[Conductor]:
     """Makes the hosts' side of one conductor after another; they share a detached host."""
     import ray
 
@@ -29,7 +30,7 @@ async def conductor(lab: Lab, cluster: object) -> AsyncIterator[Conductor]:
     made: list[Hosts] = []
 
     def make() -> Hosts:
-        made.append(Hosts(launch, detached=True))
+        made.append(Hosts(launch, vigil, detached=True))
         return made[-1]
 
     yield make
@@ -105,11 +106,68 @@ async def test_a_retired_host_is_left_behind_for_a_new_one(lab: Lab, conductor: 
     assert outputs(await neighbour)["it"]["pid"] == pid
 
 
-async def test_an_undetached_host_is_not_even_started_to_be_asked(lab: Lab, cluster: object) -> None:
-    hosts = Hosts(launch_of(lab.settings(mark="alone"), {}, share=False), detached=False)
+async def test_an_undetached_host_is_not_even_started_to_be_asked(lab: Lab, vigil: Vigil) -> None:
+    hosts = Hosts(launch_of(lab.settings(mark="alone"), {}, share=False), vigil, detached=False)
     reports = await _run(hosts, again(call(lab), attach=True))
     assert reports[-1].ended is Ended.REFUSED and hosts.pids() == []
     await hosts.close()
+
+
+class Faltering:
+    """An actor that Ray calls unavailable now and then; `lost`: its answers to what was asked meanwhile are lost."""
+
+    def __init__(self, actor: Any, name: str, times: int, *, lost: bool) -> None:
+        self.actor, self.name, self.times, self.lost = actor, name, times, lost
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.actor, name)
+        if name != self.name:
+            return method
+
+        class Asked:
+            @staticmethod
+            async def remote(*arguments: Any) -> Any:
+                from ray.exceptions import ActorUnavailableError
+
+                if self.times == 0:
+                    return await method.remote(*arguments)
+                self.times -= 1
+                if self.lost:
+                    await method.remote(*arguments)
+                raise ActorUnavailableError("for the test", None)
+
+        return Asked
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("name", ["submit", "drain"])
+async def test_a_host_that_is_unavailable_for_a_while_is_asked_again_and_nothing_runs_twice(
+    lab: Lab, conductor: Conductor, tmp_path: Path, name: str, lost: bool
+) -> None:
+    hosts = conductor()
+    await _run(hosts, call(lab))
+    [host] = hosts._hosts.values()
+    host.actor = Faltering(host.actor, name, 2, lost=lost)
+    notes = tmp_path / "notes"
+    reports = await _run(hosts, again(call(lab, seconds=0.3, file=str(notes)), id=f"faltering-{name}-{lost}"))
+    assert reports[-1].ended is Ended.DONE
+    assert host.actor.times < 2
+    host.actor = host.actor.actor
+    assert [line.split()[0] for line in notes.read_text().splitlines()] == ["began", "ended"]
+
+
+async def test_a_host_that_stays_unavailable_is_given_up(
+    lab: Lab, conductor: Conductor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowmason_cluster.hosts.UNAVAILABLE_S", 0.5)
+    hosts = conductor()
+    await _run(hosts, call(lab))
+    [host] = hosts._hosts.values()
+    host.actor = Faltering(host.actor, "submit", 99, lost=False)
+    reports = await _run(hosts, again(call(lab), id="in vain"))
+    assert reports[-1].ended is Ended.LOST and reports[-1].failure is not None
+    assert "for the test" in reports[-1].failure.message
+    host.actor = host.actor.actor
 
 
 async def _run(hosts: Hosts, wanted: Region) -> list[Report]:

@@ -18,6 +18,7 @@ from flowmason.report import Ended, Region, Report
 from flowmason_actors.launch import launch_of
 from flowmason_cluster.executor import RayExecutor
 from flowmason_cluster.hosts import Hosts
+from flowmason_cluster.vigil import Vigil
 from ray_kit import Lab, again, outputs, region, run, stage
 
 
@@ -112,9 +113,9 @@ class TestBlockedLoops:
     """A component that blocks the loop of its host."""
 
     @pytest.fixture
-    async def hosts(self, lab: Lab, cluster: object) -> AsyncIterator[Hosts]:
+    async def hosts(self, lab: Lab, vigil: Vigil) -> AsyncIterator[Hosts]:
         launch = launch_of(lab.settings(mark="blocked"), os.environ, share=True)
-        found = Hosts(launch, detached=False, silence_s=0.75)
+        found = Hosts(launch, vigil, detached=False, silence_s=0.75)
         yield found
         await found.close()
 
@@ -136,10 +137,10 @@ class TestBlockedLoops:
         assert third[-1].ended is Ended.LOST
         assert (await neighbour)[-1].ended is Ended.DONE
 
-    async def test_a_slow_import_is_no_blocked_loop(self, tmp_path: Path, hosts: Hosts, cluster: object) -> None:
+    async def test_a_slow_import_is_no_blocked_loop(self, tmp_path: Path, vigil: Vigil) -> None:
         slow = Lab(tmp_path / "slow", "import time\ntime.sleep(2)\n")
         launch = launch_of(slow.settings(), {}, share=False)
-        own = Hosts(launch, detached=False, silence_s=0.75)
+        own = Hosts(launch, vigil, detached=False, silence_s=0.75)
         assert (await _run(own, call(slow)))[-1].ended is Ended.DONE
         await own.close()
 

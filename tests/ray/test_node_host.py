@@ -15,6 +15,7 @@ from flowmason_actors import node_host
 from flowmason_actors.launch import launch_of, open_worker
 from flowmason_actors.node_host import NodeHost
 from flowmason_cluster.hosts import Hosts
+from flowmason_cluster.vigil import Vigil
 from ray_kit import Lab, again, outputs, region, stage
 
 
@@ -74,8 +75,8 @@ async def test_a_retired_host_takes_nothing_more(lab: Lab, host: NodeHost) -> No
     assert await host.drain("me", wait_s=0.05) == []
 
 
-async def test_an_idle_host_ends_and_the_next_call_gets_another(lab: Lab, cluster: object) -> None:
-    hosts = Hosts(launch_of(lab.settings(mark="idle"), {}, share=False), detached=False, idle_s=0.5)
+async def test_an_idle_host_ends_and_the_next_call_gets_another(lab: Lab, vigil: Vigil) -> None:
+    hosts = Hosts(launch_of(lab.settings(mark="idle"), {}, share=False), vigil, detached=False, idle_s=0.5)
     pids = []
     for _ in range(2):
         async with asyncio.timeout(30):

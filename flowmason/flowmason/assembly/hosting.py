@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from flowmason.assembly.engine import Stores, host_name, pid_alive, unavailable
 from flowmason.assembly.picture import RunPicture, is_subpipeline
 from flowmason.conductor import Conductor, Feed, Resolve, new_run, no_pipelines
 from flowmason.conductor.loading import load_plan
-from flowmason.errors import Code, FlowMasonError, JournalError, UsageError
+from flowmason.errors import Code, EngineUnavailableError, FlowMasonError, JournalError, UsageError
 from flowmason.event import Recorded, RunCancelling, RunSubmitted, StageExpanded, StageFinished
 from flowmason.executor import Capacity, Executor
 from flowmason.ids import ConductorId, Ids, RunId, child_run_id
@@ -25,6 +27,8 @@ from flowmason.report import Region, Report
 from flowmason.value import Inline
 
 SETTLED = frozenset({*TERMINAL, "paused"})
+PARTING_S = 2.0
+"""For so long a conductor without an executor may put its things in order: Ray ends the process soon after."""
 SILENCE_S = 10.0
 """A conductor that has not beaten for that long is dead."""
 
@@ -68,7 +72,8 @@ class RunHost:
     async def walk(self, run_id: RunId) -> RunRow:
         """Walk the run until it has ended or is paused, or until `leave`. Returns its row as it is then.
 
-        Raises `JournalError` where the run had to be given up; it can be resumed.
+        Raises `JournalError` where the run had to be given up, `EngineUnavailableError` where the executor is gone for
+        good (the run can be resumed), `UsageError` where another conductor holds it.
         """
         conductor = Conductor(
             journal=self.stores.journal,
@@ -84,12 +89,13 @@ class RunHost:
             pid_alive=pid_alive,
         )
         self._conductor = conductor
-        for feed in (*self._feeds, _Children(conductor)):
+        children = _Children(conductor)
+        for feed in (*self._feeds, children):
             conductor.follow(feed)
         if self.left:
             conductor.stop()
         try:
-            await conductor.run(until_idle=True)
+            await self._while_there(conductor, run_id)
         finally:
             self._conductor = None
         row = await self.stores.journal.row(run_id)
@@ -98,8 +104,42 @@ class RunHost:
             failure = conductor.failures.get(run_id)
             if failure is not None:
                 raise failure
-            raise JournalError(f"run {run_id} could not be taken over: another conductor holds it", code=Code.FENCED)
+            other = await self._owner(row)
+            hint = f"`fm runs watch {run_id}` shows it."
+            if run_id in children.walked:
+                raise JournalError(f"run {run_id} was taken over by {other}", code=Code.FENCED, help=hint)
+            raise UsageError(f"run {run_id} is held by {other}", code=Code.FENCED, help=hint)
         return row
+
+    async def _owner(self, row: RunRow) -> str:
+        """Who walks a run, in words."""
+        found = (await self.stores.journal.beats()).get(ConductorId(row.owner)) if row.owner is not None else None
+        return f"conductor {row.owner} (process {found[2]}@{found[1]})" if found is not None else "another conductor"
+
+    async def _while_there(self, conductor: Conductor, run_id: RunId) -> None:
+        """Run the conductor until it is idle. An executor that may vanish tells of it by a method `gone`."""
+        gone = getattr(self.executor, "gone", None)
+        if gone is None:
+            await conductor.run(until_idle=True)
+            return
+        running, watching = asyncio.create_task(conductor.run(until_idle=True)), asyncio.create_task(gone())
+        try:
+            await asyncio.wait([running, watching], return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                # What it waits for does not come any more, so it is not waited for long.
+                conductor.stop()
+                await asyncio.wait([running], timeout=PARTING_S)
+                error: EngineUnavailableError = watching.result()
+                error.failure = msgspec.structs.replace(
+                    error.failure, help=f"The run is kept as it is: fm resume {run_id} goes on with it."
+                )
+                raise error
+        finally:
+            watching.cancel()
+            if not running.done():
+                running.cancel()
+                await asyncio.wait([running], timeout=PARTING_S if watching.done() else None)
+        await running
 
     async def command(self, run_id: RunId, name: str, **arguments: Any) -> None:
         """Put a command into the run's inbox and have it looked at now."""
@@ -125,8 +165,11 @@ class _Children:
 
     def __init__(self, conductor: Conductor) -> None:
         self._conductor = conductor
+        self.walked: set[RunId] = set()
+        """Runs of which something was recorded here."""
 
     def committed(self, run_id: RunId, events: Sequence[Recorded]) -> None:
+        self.walked.add(run_id)
         walker = self._conductor.walkers.get(run_id)
         for recorded in events:
             event = recorded.event
@@ -170,6 +213,14 @@ class Gate:
 
     async def close(self) -> None:
         await self._inner.close()
+
+    async def gone(self) -> EngineUnavailableError:
+        """When the inner executor is, if it ever is."""
+        gone = getattr(self._inner, "gone", None)
+        if gone is None:
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+        return await gone()  # type: ignore[no-any-return]
 
     def committed(self, run_id: RunId, events: Sequence[Recorded]) -> None:
         """What a cleanup needs may run once the cancel stands in the journal."""

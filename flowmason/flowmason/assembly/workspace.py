@@ -13,6 +13,7 @@ import msgspec
 from flowmason.document import Document, load_pipeline, located
 from flowmason.errors import Fault, RefusedError
 from flowmason.executor import WorkerSettings
+from flowmason.ids import sha256
 from flowmason.pipeline import Pipeline
 from flowmason.plan import Plan
 from flowmason.project import PIPELINE_SUFFIXES, Project, project_for
@@ -202,8 +203,19 @@ class Workspace:
             values_url=values_url,
             project_root=str(self.project.root) if project.manifest else None,
             packages_dir=str(packages),
-            options={"env": list(project.env), "egress_allow": list(project.egress_allow), "providers": providers},
+            options={
+                "env": list(project.env),
+                "egress_allow": list(project.egress_allow),
+                "providers": providers,
+                "code": self.code,
+            },
         )
+
+    @property
+    def code(self) -> str:
+        """Digest of every component that can be run here: processes that live long serve one version of the code."""
+        lines = [f"{spec.name}@{spec.version} {spec.digest}" for spec in self.registry.specs()]
+        return sha256("\n".join(lines).encode())
 
 
 def local_model() -> str | None:

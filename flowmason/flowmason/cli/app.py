@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -155,7 +154,5 @@ def run_app() -> None:
         code = exit.code if isinstance(exit.code, int) else 1
     if console.abandoned:
         # A component's thread does not stop; the process does.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        console.end_now(code)
     raise SystemExit(code)

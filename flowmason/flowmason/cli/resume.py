@@ -75,7 +75,7 @@ async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int
     from flowmason.assembly.running import project_root, resume_run
     from flowmason.assembly.workspace import Workspace
     from flowmason.cli.live import LiveModel
-    from flowmason.cli.running import Signals, feeds_of, finish, remember_abandoned
+    from flowmason.cli.running import Signals, feeds_of, finish, remember_abandoned, walked
     from flowmason.policy import INLINE_LIMIT
 
     here = Workspace.at()
@@ -103,7 +103,8 @@ async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int
             await stack.enter_async_context(started(executor))
             refuse_unshared(executor, stores)
             kept = sum(stage.status == "completed" for stage in picture.stages.values())
-            show.say(f"resuming {console.paint(row.run_id, 'bold')} of {row.pipeline}: {kept} finished stages are kept")
+            words = "1 finished stage is kept" if kept == 1 else f"{kept} finished stages are kept"
+            show.say(f"resuming {console.paint(row.run_id, 'bold')} of {row.pipeline}: {words}")
             request["run_id"] = row.run_id
             model = LiveModel(resumption.state.plan, row.run_id)
             model.committed(row.run_id, await stores.journal.read(row.run_id))
@@ -111,7 +112,7 @@ async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int
             async with AsyncExitStack() as drawn:
                 if view is not None:
                     await drawn.enter_async_context(view)
-                picture = await resume_run(
+                walking = resume_run(
                     workspace,
                     resumption,
                     stores=stores,
@@ -121,7 +122,8 @@ async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int
                     timeout_s=request["timeout"],
                     items=show.items,
                 )
+                picture, lost = await walked(walking, stores, request, show)
             limit = INLINE_LIMIT if show.json else None
             outcome = result(picture, stores.values, executor=executor.name, items=show.items, limit=limit)
         remember_abandoned(executor, show)
-    return finish(outcome, show, time.monotonic() - begun_at)
+    return finish(outcome, show, time.monotonic() - begun_at, lost)

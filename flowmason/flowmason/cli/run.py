@@ -91,7 +91,7 @@ async def _run(path: str | None, request: dict[str, Any], show: Any) -> int:
     from flowmason.assembly.workspace import Workspace
     from flowmason.cli.given import Blobs, read_input
     from flowmason.cli.live import LiveModel
-    from flowmason.cli.running import Signals, feeds_of, finish, remember_abandoned
+    from flowmason.cli.running import Signals, feeds_of, finish, remember_abandoned, walked
     from flowmason.policy import INLINE_LIMIT
 
     workspace = Workspace.at(path)
@@ -136,7 +136,7 @@ async def _run(path: str | None, request: dict[str, Any], show: Any) -> int:
             async with AsyncExitStack() as drawn:
                 if view is not None:
                     await drawn.enter_async_context(view)
-                picture = await run_pipeline(
+                walking = run_pipeline(
                     workspace,
                     compiled,
                     given,
@@ -148,10 +148,11 @@ async def _run(path: str | None, request: dict[str, Any], show: Any) -> int:
                     timeout_s=request["timeout"],
                     items=show.items,
                 )
+                picture, lost = await walked(walking, stores, request, show)
             limit = INLINE_LIMIT if show.json else None
             outcome = result(picture, stores.values, executor=executor.name, items=show.items, limit=limit)
         remember_abandoned(executor, show)
-    return finish(outcome, show, time.monotonic() - begun_at)
+    return finish(outcome, show, time.monotonic() - begun_at, lost)
 
 
 def _main(workspace: Any) -> str:

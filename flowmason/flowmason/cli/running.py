@@ -7,18 +7,20 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
-from flowmason.assembly.hosting import RunHost
+from flowmason.assembly.engine import Stores
+from flowmason.assembly.hosting import RunHost, picture_of
 from flowmason.assembly.outcome import RunResult, failure_document, usage_document
+from flowmason.assembly.picture import RunPicture
 from flowmason.cli import console
 from flowmason.cli.live import LiveModel
 from flowmason.cli.live.words import duration, usage_words
-from flowmason.errors import Failure, FlowMasonError
+from flowmason.errors import EngineUnavailableError, Failure, FlowMasonError, UsageError
 from flowmason.executor import Executor
 from flowmason.ids import RunId
 from flowmason.usage import Usage
@@ -124,9 +126,30 @@ def remember_abandoned(executor: Executor, show: Show) -> None:
         console.abandoned.extend(left)
 
 
-def finish(result: RunResult, show: Show, elapsed_s: float) -> int:
-    """Print how a run went; returns the exit code."""
+async def walked(
+    walking: Awaitable[RunPicture], stores: Stores, request: Mapping[str, Any], show: Show
+) -> tuple[RunPicture, Failure | None]:
+    """The picture of a run that is walked, and why it is walked no longer where its executor is gone for good."""
+    try:
+        return await walking, None
+    except EngineUnavailableError as error:
+        if request.get("run_id") is None:
+            raise
+        return await picture_of(stores.journal, request["run_id"], items=show.items), error.failure
+
+
+def finish(result: RunResult, show: Show, elapsed_s: float, lost: Failure | None = None) -> int:
+    """Print how a run went; returns the exit code. `lost`: its executor is gone, and the process ends here."""
     code = CODES.get(result.status, console.INTERRUPTED)
+    if lost is not None:
+        if code == console.INTERRUPTED:
+            code, result = console.UNAVAILABLE, msgspec.structs.replace(result, error=lost)
+        _tell(result, show, elapsed_s, code)
+        console.end_now(code)  # what is left of the executor may wait for ever, or end us with a code of its own
+    return _tell(result, show, elapsed_s, code)
+
+
+def _tell(result: RunResult, show: Show, elapsed_s: float, code: int) -> int:
     if show.json:
         console.print_json(result.document())
     elif result.status == "completed":
@@ -139,7 +162,7 @@ def finish(result: RunResult, show: Show, elapsed_s: float) -> int:
     colour = {0: "green", 1: "red", 3: "yellow"}.get(code, "yellow")
     words = [console.paint(result.status, colour, "bold"), result.run_id, duration(elapsed_s * 1000)]
     console.say(" · ".join([*words, *([used] if used else [])]))
-    if code in (console.FAILED, console.INTERRUPTED):
+    if code in (console.FAILED, console.INTERRUPTED, console.UNAVAILABLE):
         console.say(f"  {console.paint('resume:', 'cyan')} fm resume {result.run_id}")
     return code
 
@@ -158,7 +181,7 @@ def stopped(error: FlowMasonError, show: Show, pipeline: str, executor: str, run
     if show.json:
         console.print_json(_document(pipeline, error, executor, run_id))
     console.print_error(error)
-    if run_id is None:
+    if run_id is None or isinstance(error, UsageError):
         return console.exit_code(error)
     console.say(f"  {console.paint('resume:', 'cyan')} fm resume {run_id}")
     return console.INTERRUPTED
