@@ -132,10 +132,13 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
 def refused(host: str, port: int, reason: str) -> EgressError:
     """The error of a refused call."""
     where = authority(host, port) if port else host or "nowhere"
+    meant = f'If the project means it: "egress": {{"allow": ["{where}"]}} in flowmason.json.'
+    if reason.startswith("only "):
+        meant = f'If the component means it: hosts=[…, "{normal_host(host)}"] in its decorator.'
     return EgressError(
         f"the call to {where} was refused: {reason}",
         details={"host": host, "port": port, "reason": reason},
-        help=f'If the project means it: "egress": {{"allow": ["{where}"]}} in flowmason.json.',
+        help=meant,
     )
 
 

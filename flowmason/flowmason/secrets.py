@@ -62,6 +62,19 @@ class Masker:
             text = text.replace(value, MASK)
         return text
 
+    def held_back(self, text: str) -> int:
+        """Where the end of `text` begins that may be the beginning of a secret; its length where it is none."""
+        longest = len(self._values[0]) if self._values else 0
+        for start in range(max(0, len(text) - longest + 1), len(text)):
+            if any(value.startswith(text[start:]) for value in self._values):
+                # A secret that reaches into what is held back is not cut in two.
+                for value in self._values:
+                    at = text.find(value, max(0, start - len(value) + 1))
+                    if 0 <= at < start < at + len(value):
+                        start = at
+                return start
+        return len(text)
+
     def mask(self, value: Any) -> Any:
         """A copy of plain data (str, bytes, list, tuple, dict) without secrets, keys of objects included."""
         if not self._values:
@@ -79,3 +92,23 @@ class Masker:
         if isinstance(value, tuple):
             return tuple(self.mask(item) for item in value)
         return value
+
+
+class StreamMasker:
+    """Masks a text that comes in pieces: what may be the beginning of a secret waits for the piece after it."""
+
+    def __init__(self, masker: Masker) -> None:
+        self._masker = masker
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """What can be shown once `piece` has come."""
+        text = self._held + piece
+        cut = self._masker.held_back(text)
+        self._held = text[cut:]
+        return self._masker.text(text[:cut])
+
+    def end(self) -> str:
+        """What was held back, once nothing more comes."""
+        held, self._held = self._held, ""
+        return self._masker.text(held)

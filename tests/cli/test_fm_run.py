@@ -225,6 +225,15 @@ def test_a_broken_component_file_warns_where_it_is_not_needed_and_is_named_where
     assert "No module named 'flowmasn'" in answer.err
 
 
+def test_set_alone_tells_how_to_start_from_the_sample(project: Project, fm: Fm) -> None:
+    answer = fm("run", "orders", "--set", "limit=3")
+    assert answer.code == 2
+    assert "the field 'orders' is missing" in answer.err and "add --sample" in answer.err
+    assert "add --sample" in fm("run", "orders", "--set", "limit=3", "--json").json["error"]["help"]
+    assert fm("run", "orders", "--sample", "--set", "limit=3").code == 0
+    assert "--sample" not in fm("run", "orders", "-i", "{}").err
+
+
 def test_an_asynchronous_sub_pipeline_runs_to_its_end_too(project: Project, fm: Fm, tmp_path: Path) -> None:
     project.pipeline(nap_chain(tmp_path / "mark", name="child"))
     project.pipeline(

@@ -13,6 +13,15 @@ def test_a_good_project_passes(project: Project, fm: Fm) -> None:
     assert "orders@1.2.0, 4 stages" in answer.out
 
 
+def test_quiet_says_only_what_is_wrong(project: Project, fm: Fm) -> None:
+    good = fm("validate", "-q")
+    assert (good.code, good.out, good.err) == (0, "", "")
+    project.pipeline({"name": "wrong", "stages": [{"id": "a", "component_type": "fliter", "config": {}}]})
+    wrong = fm("validate", "--quiet")
+    assert wrong.code == 2 and wrong.out == ""
+    assert "did you mean 'filter'?" in wrong.err
+
+
 def test_all_faults_are_told_with_place_reason_and_nearest_name(project: Project, fm: Fm) -> None:
     project.write(
         "pipelines/wrong.pipeline.yaml",

@@ -122,6 +122,11 @@ def test_env_must_be_allowed_by_name() -> None:
     assert only(refused(echo("a", "{{env[input.name]}}"))).pointer == "$.stages[0].config.value"
 
 
+def test_a_prompt_by_reference_is_refused_once() -> None:
+    fault = only(refused(stage("a", "generator", {"prompt": {"$prompt": "greeting"}})))
+    assert (fault.code, fault.pointer) == (Code.NOT_SUPPORTED, "$.stages[0].config.prompt")
+
+
 def test_what_is_not_built_is_refused_by_name() -> None:
     faults = refused(
         echo("a", {"text": {"$prompt": "greeting"}}),

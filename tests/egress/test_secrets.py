@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from flowmason.secrets import EnvironmentSecrets, Masker, variable
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowmason.secrets import EnvironmentSecrets, Masker, StreamMasker, variable
 
 
 def test_secrets_are_read_from_prefixed_variables_only() -> None:
@@ -24,3 +27,30 @@ def test_what_is_too_short_to_hide_is_left_alone() -> None:
     masker = Masker(["", "a", "abc"])
     assert masker.empty
     assert masker.mask("abc a") == "abc a"
+
+
+def test_a_secret_that_comes_in_pieces_is_masked_whole() -> None:
+    stream = StreamMasker(Masker(["s3cret", "s3cret-and-longer"]))
+    shown = [stream.feed(piece) for piece in ("the key is s3", "cr", "et-and", "-longer, and s3cre", "am")]
+    assert shown == ["the key is ", "", "", "***, and ", "s3cream"]
+    assert [stream.feed("s3cret"), stream.end(), stream.end()] == ["", "***", ""]
+
+
+def test_without_secrets_nothing_waits() -> None:
+    assert StreamMasker(Masker()).feed("as it comes") == "as it comes"
+
+
+_SECRETS = ["abab", "ababba", "bbaaab", "cabba"]
+
+
+@given(st.lists(st.text("abc", max_size=7), max_size=12))
+def test_however_a_text_is_cut_no_secret_is_shown(pieces: list[str]) -> None:
+    masker = Masker(_SECRETS)
+    stream = StreamMasker(masker)
+    shown = "".join([*(stream.feed(piece) for piece in pieces), stream.end()])
+    assert not any(secret in shown for secret in _SECRETS)
+    one = StreamMasker(masker)
+    whole = one.feed("".join(pieces)) + one.end()
+    assert ("***" in shown) == ("***" in whole)
+    if "***" not in whole:
+        assert shown == "".join(pieces)

@@ -209,6 +209,7 @@ class Look:
         if input.secret:
             token = context.secrets.get("token")
             context.logger.info(f"the token is {token}", token=token)
+            context.progress(done=2, total=4, message=f"with {token}")
             seen["length"] = len(token)
             if input.leak:
                 raise ValueError(f"bad token {token}")
@@ -251,6 +252,32 @@ class Ask:
     async def execute(self, input: Input, context: Any) -> Output:
         response = await context.llm.generate(input.prompt)
         return self.Output(text=response.text)
+
+
+@node(name="confide", category="test", description="Tells the model a secret.", requires_llm=True, secrets=["token"])
+class Confide:
+    class Input(NodeInput):
+        prompt: str
+
+    class Output(NodeOutput):
+        text: str
+
+    async def execute(self, input: Input, context: Any) -> Output:
+        context.secrets.get("token")
+        response = await context.llm.generate(input.prompt)
+        return self.Output(text=response.text)
+
+
+@operator(name="caller", category="test", description="Calls out.", effect="idempotent", hosts=["api.example.com"])
+class Caller:
+    class Input(OperatorInput):
+        url: str
+
+    class Output(OperatorOutput):
+        status: int
+
+    async def execute(self, input: Input, context: Any) -> Output:
+        return self.Output(status=(await context.http.get(input.url)).status_code)
 
 
 @operator(name="ask_purely", category="test", description="A pure component that asks the model all the same.")

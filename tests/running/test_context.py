@@ -69,10 +69,28 @@ async def test_secrets_are_masked_in_logs_and_failures(engine: Engine, token: st
     (line, _) = (line for report in result.reports for line in report.logs)
     assert token not in line.message and token not in str(line.fields)
     assert line.message.startswith("the token is ")
+    told = [step.message for report in result.reports for step in report.progress]
+    assert told == ["a quarter", "with ***"]
     leaked = await engine.run(pipe(stage("look", "look", secret=True, leak=True)))
     assert leaked.error is not None
     assert leaked.error.message.startswith("bad token ")
     assert token not in str(leaked.error)
+
+
+async def test_secrets_are_masked_in_streamed_text_however_it_is_cut(engine: Engine, token: str) -> None:
+    result = await engine.run(pipe(stage("a", "confide", prompt=f"say {token} and go")))
+    deltas = [delta for report in result.reports for delta in report.deltas]
+    assert token in result.stages["a"].output["text"]
+    assert "".join(delta.text for delta in deltas) == result.stages["a"].output["text"].replace(token, "***")
+    assert [delta.n for delta in deltas] == list(range(1, len(deltas) + 1))
+
+
+async def test_a_component_that_declares_hosts_reaches_no_other(engine: Engine) -> None:
+    result = await engine.run(pipe(stage("a", "caller", url="https://elsewhere.example/x")))
+    assert result.error is not None
+    assert (result.error.code, result.error.stage) == ("EGRESS_DENIED", "a")
+    assert "only api.example.com may be called" in result.error.message
+    assert "elsewhere.example" in (result.error.help or "") and "hosts=" in (result.error.help or "")
 
 
 async def test_a_secret_that_is_not_set_is_told_by_name(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

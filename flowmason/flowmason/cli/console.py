@@ -101,6 +101,8 @@ def print_error(error: FlowMasonError) -> None:
         traceback.print_exception(error)
     if isinstance(error, RefusedError) and error.faults:
         print_faults(error.faults)
+        if error.failure.help:
+            say(f"  {paint('help:', 'cyan')} {error.failure.help}")
         return
     print_failure(error.failure)
 

@@ -108,7 +108,8 @@ async def _run(path: str | None, request: dict[str, Any], show: Any) -> int:
         assignments=request["assignments"],
         blobs=blobs,
     )
-    _check(compiled.plan.input_schema, given)
+    untouched = request["input"] is None and request["input_file"] is None and not request["sample"]
+    _check(compiled.plan.input_schema, given, sample=untouched and compiled.sample_input is not None)
     options = {key: request[key] for key in ("provider", "max_concurrency")}
     model = LiveModel(compiled.plan)
     signals = Signals(show)
@@ -163,8 +164,17 @@ def _main(workspace: Any) -> str:
     return str(workspace.project.root / workspace.project.main)
 
 
-def _check(schema: dict[str, Any], given: dict[str, Any]) -> None:
-    """Refuse a wrong input before anything is started for it."""
+def _check(schema: dict[str, Any], given: dict[str, Any], *, sample: bool) -> None:
+    """Refuse a wrong input before anything is started for it. `sample`: there is one that was not asked for."""
+    import msgspec
+
+    from flowmason.errors import RefusedError
     from flowmason.inputs import prepare_input
 
-    prepare_input(schema, given)
+    try:
+        prepare_input(schema, given)
+    except RefusedError as error:
+        if sample:
+            meant = "--set alone starts from an empty input; add --sample to start from the pipeline's sample_input."
+            error.failure = msgspec.structs.replace(error.failure, help=meant)
+        raise

@@ -24,6 +24,7 @@ def validate(
     check_inheritance: Annotated[
         bool, typer.Option("--check-inheritance", help="Show what each pipeline extends, and warn of long chains.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of what is in order.")] = False,
 ) -> None:
     """Check pipeline files without running them.
 
@@ -41,7 +42,7 @@ def validate(
     if format == "json":
         console.print_json({"ok": not refused, "files": [_plain(report, report in refused) for report in reports]})
     else:
-        _print(reports, refused, strict)
+        _print(reports, refused, strict, quiet)
     if refused:
         raise typer.Exit(console.REFUSED)
 
@@ -155,11 +156,12 @@ def _plain(report: dict[str, Any], refused: bool) -> dict[str, Any]:
     }
 
 
-def _print(reports: list[dict[str, Any]], refused: list[dict[str, Any]], strict: bool) -> None:
+def _print(reports: list[dict[str, Any]], refused: list[dict[str, Any]], strict: bool, quiet: bool) -> None:
     for report in reports:
         console.print_faults(report["faults"])
-        console.print_faults(report["warnings"], label="warning", colour="red" if strict else "yellow")
-        if not report["faults"] and "pipeline" in report:
+        if strict or not quiet:
+            console.print_faults(report["warnings"], label="warning", colour="red" if strict else "yellow")
+        if not quiet and not report["faults"] and "pipeline" in report:
             chain = "".join(f" ← {name}" for name in report.get("extends", ()))
             name = f"{report['pipeline']}@{report['version']}"
             print(f"{console.paint('✓', 'green')} {report['file']}  {name}{chain}, {_count(report['stages'], 'stage')}")

@@ -38,7 +38,7 @@ def check_stage(work: Work, draft: Draft, outputs: Outputs) -> None:
     declared = schema.get("properties") or {}
     for name, template in draft.templates.items():
         if name in declared:
-            if name not in _STEERING:
+            if name not in _STEERING and name not in draft.refused:
                 _tell(work, draft, fit.check(template, Shape(declared[name], schema), draft.pointers[name]))
         elif not draft.spec.input_open:
             reason = f"{draft.spec.name} has no input {name!r}; it takes {some(declared, 16)}"

@@ -74,6 +74,8 @@ class Draft:
     """Role → body."""
     loop: tuple[str, str] = ("item", "index")
     """Names of a foreach's variables."""
+    refused: set[str] = field(default_factory=set)
+    """Inputs of which it has been told already that they cannot be."""
     templates: dict[str, Template] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
     reads: dict[StageId, None] = field(default_factory=dict)

@@ -61,7 +61,10 @@ def _draft(work: Work, index: int, source: Source) -> Draft:
     pointers = {name: below(f"$.stages[{index}].{source.input_key(name)}", name) for name in written}
     draft = Draft(index, source, source.id, spec, _kind(spec), written, pointers, work.root)
     for name, value in written.items():
+        faults = len(work.faults)
         _refuse_prompts(work, draft, value, pointers[name])
+        if len(work.faults) > faults:
+            draft.refused.add(name)
     return draft
 
 

@@ -149,7 +149,8 @@ class StageContext:
     @property
     def http(self) -> Any:
         self._needs_effect("http")
-        return self._run.worker.http()
+        component = self._stage.scope.plan.components[self._stage.stage.component]
+        return self._run.worker.http(component.hosts)
 
     @property
     def cancel_token(self) -> CancelToken:
@@ -166,7 +167,7 @@ class StageContext:
             attempt=self.attempt,
             done=float(done if done is not None else fraction or 0.0),
             total=float(total) if total is not None else (1.0 if fraction is not None else None),
-            message=message,
+            message=self._run.worker.masker.text(message),
         )
         self._run.side(entry)
 

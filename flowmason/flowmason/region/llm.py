@@ -10,6 +10,7 @@ from flowmason.component import parse_json
 from flowmason.errors import Code, FlowMasonError
 from flowmason.model import ModelProvider, ModelRequest, ModelResponse
 from flowmason.report import ASKED, Delta
+from flowmason.secrets import StreamMasker
 from flowmason.state import StageState
 
 if TYPE_CHECKING:
@@ -79,7 +80,18 @@ class StageLLM:
         if self._run.region.debugged:
             asked = {"system_prompt": system_prompt, "user_prompt": prompt, "model": request.model}
             self._context.logger.debug(ASKED, **asked)
-        response = await self.provider(provider).generate(request, self._delta)
+
+        shown = StreamMasker(self._run.worker.masker)
+
+        def streamed(text: str) -> None:
+            self._delta(shown.feed(text))
+            if on_piece is not None:
+                on_piece(text)
+
+        try:
+            response = await self.provider(provider).generate(request, streamed)
+        finally:
+            self._delta(shown.end())
         self._context.add_usage(response.usage)
         return response
 
@@ -124,6 +136,8 @@ class StageLLM:
         return parse_json(text)
 
     def _delta(self, text: str) -> None:
+        if not text:
+            return
         path, attempt = self._stage.path, self._stage.attempt
         self._run.side(Delta(path, attempt, self._run.number(path, attempt), text))
 

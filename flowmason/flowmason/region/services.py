@@ -32,6 +32,7 @@ class Services:
         self._secrets = EnvironmentSecrets(self._environ)
         self.masker = Masker()
         self.cache = MemoryCache()
+        self._clients: dict[tuple[str, ...], Any] = {}
         self._providers: dict[str, ModelProvider] = {}
 
     @cached_property
@@ -50,15 +51,15 @@ class Services:
 
         return EgressPolicy(allow=frozenset(self._options.get("egress_allow", ())))
 
-    @cached_property
-    def _client(self) -> Any:
-        from flowmason.http_egress import guarded_client
+    def http(self, hosts: tuple[str, ...]) -> Any:
+        """A guarded HTTP client; connections are pooled. Of a component that declares `hosts` it reaches only these."""
+        found = self._clients.get(hosts)
+        if found is None:
+            from flowmason.http_egress import guarded_client
 
-        return guarded_client(self.egress)
-
-    def http(self) -> Any:
-        """One guarded HTTP client per worker; connections are pooled."""
-        return self._client
+            policy = msgspec.structs.replace(self.egress, only=frozenset(hosts)) if hosts else self.egress
+            found = self._clients[hosts] = guarded_client(policy)
+        return found
 
     def provider(self, name: str) -> ModelProvider:
         """A model provider by name, made on first use. Raises `FlowMasonError` (`NO_PROVIDER`)."""

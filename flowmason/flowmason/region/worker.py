@@ -232,9 +232,9 @@ class Worker:
         """The process's cache for components."""
         return self.services.cache
 
-    def http(self) -> Any:
-        """The guarded HTTP client."""
-        return self.services.http()
+    def http(self, hosts: tuple[str, ...]) -> Any:
+        """The guarded HTTP client of components that declare these hosts."""
+        return self.services.http(hosts)
 
     def mask(self, failure: Failure) -> Failure:
         """The failure without secret values."""
