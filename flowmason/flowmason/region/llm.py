@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowmason.component import parse_json
@@ -62,8 +62,9 @@ class StageLLM:
         provider: str | None = None,
         stop_sequences: Sequence[str] | None = None,
         top_p: float | None = None,
+        on_piece: Callable[[str], None] | None = None,
     ) -> ModelResponse:
-        """Ask once; see `flowmason.component.LLM.generate`."""
+        """Ask once; see `flowmason.component.LLM.generate`. `on_piece` is told the text as it comes."""
         settings = self._settings
         prompt, system_prompt = self._edited(prompt, system_prompt)
         request = ModelRequest(
@@ -102,21 +103,13 @@ class StageLLM:
     async def generate_stream(self, prompt: str, *arguments: Any, **options: Any) -> AsyncIterator[str]:
         """The answer in pieces, as they come."""
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        plain = self._delta
-
-        def tee(text: str) -> None:
-            plain(text)
-            pieces.put_nowait(text)
-
-        self._delta = tee  # type: ignore[method-assign]
-        call = asyncio.create_task(self.generate(prompt, *arguments, **options))
+        call = asyncio.create_task(self.generate(prompt, *arguments, on_piece=pieces.put_nowait, **options))
         call.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
             while (piece := await pieces.get()) is not None:
                 yield piece
             await call
         finally:
-            self._delta = plain  # type: ignore[method-assign]
             if not call.done():
                 call.cancel()
 
