@@ -16,7 +16,7 @@ import msgspec
 
 from flowmason import value
 from flowmason.expressions import Template
-from flowmason.ids import PlanId, StageId, sha256
+from flowmason.ids import Digest, PlanId, StageId, sha256
 from flowmason.policy import LOST_BUDGET, Effect, OnLost, Placement, Resources, RetryPolicy
 
 FORMAT = 1
@@ -174,6 +174,8 @@ class ComponentRef(msgspec.Struct, frozen=True, omit_defaults=True):
     digest: str
     package: str | None = None
     """`name@version` of the installed package it comes from."""
+    archive: Digest | None = None
+    """Digest of the uploaded package that holds it, among the org's values. Such a component runs in a sandbox only."""
     secrets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()

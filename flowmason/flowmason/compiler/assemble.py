@@ -160,6 +160,7 @@ def _components(drafts: Iterable[Draft]) -> dict[str, ComponentRef]:
                 target=spec.target,
                 digest=spec.digest,
                 package=spec.package,
+                archive=spec.archive,
                 secrets=spec.secrets,
                 models=spec.models,
                 hosts=spec.hosts,

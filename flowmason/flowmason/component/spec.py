@@ -76,6 +76,8 @@ class ComponentSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
     """`module:attribute` of an installed module, or `path/in/project.py:attribute`."""
     package: str | None = None
     """`name@version` of the installed `.fmpkg` it comes from."""
+    archive: Digest | None = None
+    """Digest of the `.fmpkg` that an org uploaded, where it comes from one: nobody has to trust it."""
     digest: str = ""
     """Over the canonical spec and the source; empty until the registry has seen the source."""
 
@@ -112,7 +114,7 @@ class ComponentSpec(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
 
     def canonical(self) -> bytes:
         """The bytes of the spec that its digest covers: all but where the component was found."""
-        bare = msgspec.structs.replace(self, digest="", package=None)
+        bare = msgspec.structs.replace(self, digest="", package=None, archive=None)
         return msgspec.json.encode(bare, order="deterministic")
 
     def manifest(self) -> dict[str, Any]:

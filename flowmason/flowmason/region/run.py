@@ -208,7 +208,8 @@ class RegionRun:
             if not events:
                 break
         wanted = len(self._queue) + sum(loop.wanted for loop in self._loops)
-        while len(self._lanes) < min(self.region.slots, wanted) and not self.over:
+        # An effect whose start is committed is begun however late it is.
+        while len(self._lanes) < min(self.region.slots, wanted) and (self.region.effect or not self.over):
             task = asyncio.get_running_loop().create_task(self._lane())
             self._lanes.add(task)
             task.add_done_callback(self._lane_ended)

@@ -13,6 +13,7 @@ from flowmason import event as ev
 from flowmason.errors import Failure
 from flowmason.ids import format_path
 from flowmason.plan import Kind, SubPipelineBody
+from flowmason.policy import Effect
 from flowmason.region.context import StageContext
 from flowmason.region.failures import failure_of
 from flowmason.region.roots import Roots, Upstream
@@ -118,7 +119,15 @@ async def execute(run: RegionRun, stage: StageState, inputs: Mapping[str, Any], 
         answer = await _within(stage, mocks.answer(stage, inputs))
         if answer is not mocks.UNANSWERED:
             return answer
-    loaded = run.worker.component(stage.scope.plan.components[stage.stage.component])
+    ref = stage.scope.plan.components[stage.stage.component]
+    if ref.archive is not None:
+        pure = stage.stage.effect is Effect.PURE
+        sandboxed = run.worker.sandboxes.component(ref, run.region.org_id)
+        try:
+            return await _within(stage, sandboxed.execute(inputs, context, pure=pure))
+        finally:
+            context.close()
+    loaded = run.worker.component(ref)
     instance, given = loaded.make(), loaded.validate(inputs)
     try:
         result = await _within(stage, instance.execute(given, context))

@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from flowmason.region.mocks import Mocks
     from flowmason.region.services import Services
     from flowmason.registry import Loaded
+    from flowmason.sandbox import Sandboxes
 
 PULSE_S = 0.02
 _KEPT_LISTS = 4
@@ -151,6 +153,13 @@ class Worker:
         return items
 
     # -- components ------------------------------------------------------------------------------
+
+    @cached_property
+    def sandboxes(self) -> Sandboxes:
+        """Where components of uploaded packages run."""
+        from flowmason.sandbox import Sandboxes
+
+        return Sandboxes(self.values.get)
 
     def component(self, ref: ComponentRef) -> Loaded:
         """The component of a stage, imported once per digest."""
