@@ -70,9 +70,7 @@ def share(
     return loads
 
 
-def _look_ahead(
-    load: Load, limit: int, taken: set[StagePath], free: Callable[[StageState], bool] | None
-) -> None:
+def _look_ahead(load: Load, limit: int, taken: set[StagePath], free: Callable[[StageState], bool] | None) -> None:
     chosen = {stage.path for stage in load.stages}
     position = 0
     while position < len(load.stages) and len(load.stages) < limit:

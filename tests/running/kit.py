@@ -15,6 +15,7 @@ from flowmason.assembly.hosting import RunHost, picture_of
 from flowmason.assembly.outcome import StageResult, result
 from flowmason.compiler import compile_pipeline
 from flowmason.component import ComponentSpec, is_component, spec_of
+from flowmason.debug import read_changes
 from flowmason.errors import Code, Failure, Fault, FlowMasonError
 from flowmason.event import Recorded, RunAdopted, StageEvent, StageExpanded, StageLost
 from flowmason.executor import WorkerSettings
@@ -212,8 +213,9 @@ class Engine:
         others: Sequence[Mapping[str, Any]] = (),
         journal: Journal | None = None,
         options: Mapping[str, Any] | None = None,
+        debug: Mapping[str, Any] | None = None,
     ) -> Running:
-        """Submit a run and walk it in the background."""
+        """Submit a run and walk it in the background; `debug` as the command `breakpoints` takes it."""
         plan = self.plan(document, others)
 
         async def resolve(name: str, options: dict[str, Any]) -> Plan:
@@ -226,7 +228,9 @@ class Engine:
         stores = Stores(journal or MemoryJournal(), self.values, "memory:", self.url)
         watcher = Watcher()
         host = RunHost(stores, self.executor, resolve=resolve, feeds=[watcher])
-        run_id = await host.submit(plan, given or {}, dict(options or {}))
+        run_id = await host.submit(
+            plan, given or {}, dict(options or {}), debug=read_changes(debug) if debug is not None else None
+        )
         running = Running(self, host, run_id, plan, watcher)
         running.start()
         return running

@@ -18,7 +18,7 @@ from flowmason.assembly.picture import RunPicture, is_subpipeline
 from flowmason.conductor import Conductor, Feed, Resolve, new_run, no_pipelines
 from flowmason.conductor.loading import load_plan
 from flowmason.errors import Code, EngineUnavailableError, FlowMasonError, JournalError, UsageError
-from flowmason.event import Recorded, RunCancelling, RunSubmitted, StageExpanded, StageFinished
+from flowmason.event import DebugChanged, Recorded, RunCancelling, RunSubmitted, StageExpanded, StageFinished
 from flowmason.executor import Capacity, Executor
 from flowmason.ids import ConductorId, Ids, RunId, child_run_id
 from flowmason.journal import TERMINAL, Command, Journal, RunRow
@@ -54,9 +54,18 @@ class RunHost:
         """Whether `leave` was called."""
 
     async def submit(
-        self, plan: Plan, given: Any, options: dict[str, Any], *, idempotency_key: str | None = None
+        self,
+        plan: Plan,
+        given: Any,
+        options: dict[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        debug: DebugChanged | None = None,
     ) -> RunId:
-        """Record a new run. Raises `RefusedError` for a wrong input; nothing is recorded then."""
+        """Record a new run; `debug` is what stops it from its start on.
+
+        Raises `RefusedError` for a wrong input; nothing is recorded then.
+        """
         run = new_run(
             plan,
             given,
@@ -66,6 +75,7 @@ class RunHost:
             values=self.stores.values,
             options=options,
             idempotency_key=idempotency_key,
+            debug=debug,
         )
         return (await self.stores.journal.submit(run)).run_id
 

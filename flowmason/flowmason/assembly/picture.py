@@ -135,6 +135,8 @@ class RunPicture:
             handler(self, event, at)
             return
         path = getattr(event, "path", None)
+        if isinstance(event, ev.DebugStepped | ev.BreakpointHit):
+            return  # where a run that is debugged stands, `flowmason.debug` tells
         if path is None or (path and path[-1] == "$output"):
             return
         self._stage_event(event, at)

@@ -15,7 +15,7 @@ from flowmason.assembly.picture import RunPicture
 from flowmason.assembly.resuming import Resumption
 from flowmason.assembly.workspace import Compiled, Workspace
 from flowmason.conductor import Feed
-from flowmason.event import Recorded, RunReopened
+from flowmason.event import DebugChanged, Recorded, RunReopened
 from flowmason.executor import Executor, WorkerSettings
 from flowmason.ids import RunId
 from flowmason.report import Report
@@ -36,14 +36,16 @@ async def run_pipeline(
     on_start: Started | None = None,
     timeout_s: float | None = None,
     items: bool = False,
+    debug: DebugChanged | None = None,
 ) -> RunPicture:
     """Submit a run of a pipeline and walk it here until it ends (or is paused, or `RunHost.leave` is called).
 
-    `executor` has been started. `timeout_s` cancels the run after so many seconds. Raises `RefusedError` for a wrong
-    input, `JournalError` where the run had to be given up; how a run went is in the picture, whatever it was.
+    `executor` has been started. `timeout_s` cancels the run after so many seconds, `debug` says what stops it. Raises
+    `RefusedError` for a wrong input, `JournalError` where the run had to be given up; how a run went is in the
+    picture, whatever it was.
     """
     host = RunHost(stores, executor, resolve=workspace.resolve, feeds=feeds)
-    run_id = await host.submit(compiled.plan, given, run_options(workspace, executor, options))
+    run_id = await host.submit(compiled.plan, given, run_options(workspace, executor, options), debug=debug)
     if on_start is not None:
         on_start(host, run_id)
     await _walk(host, run_id, timeout_s)

@@ -11,7 +11,7 @@ day; whoever asks passes `load`, which gives the plain data of a value.
 
 from flowmason.debug.catching import FILTERS, after
 from flowmason.debug.gate import Gate
-from flowmason.debug.orders import change, continue_, rerun, step
+from flowmason.debug.orders import change, continue_, rerun, rerunnable, stage_at, step
 from flowmason.debug.points import check, matches, read_changes
 from flowmason.debug.prompts import Prompt, prompt_of
 from flowmason.debug.sight import Load, Sight, Watched, loader, watch
@@ -37,6 +37,8 @@ __all__ = [
     "prompt_of",
     "read_changes",
     "rerun",
+    "rerunnable",
+    "stage_at",
     "step",
     "view",
     "watch",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import msgspec
+
 from flowmason import event as ev
 from flowmason.debug.points import hit_template, last_id, matches
 from flowmason.debug.sight import Load, Sight
@@ -129,7 +131,7 @@ class Gate:
         """The stop before a stage; None: it goes on, and what it counts for joins `events`."""
         debug = self._state.debug
         for point in debug.breakpoints:
-            if not matches(point, stage) or (stage.path, stage.round, point.stage) in debug.counted:
+            if not matches(point, stage):
                 continue
             try:
                 if point.condition and not self._sight(stage).read(point.condition):
@@ -137,8 +139,9 @@ class Gate:
             except FlowMasonError as error:
                 note = f"the condition cannot be told: {error.failure.message}"
                 return ev.BreakpointHit(path=stage.path, breakpoint=point.stage, note=note)
-            counts[point.stage] += 1
-            number = debug.hits.get(point.stage, 0) + counts[point.stage]
+            known = debug.counted.get((stage.path, stage.round, point.stage))
+            counts[point.stage] += known is None
+            number = known or debug.hits.get(point.stage, 0) + counts[point.stage]
             hit = ev.BreakpointHit(path=stage.path, breakpoint=point.stage, hit=number)
             if not point.hit_condition:
                 return hit
@@ -148,7 +151,8 @@ class Gate:
             except FlowMasonError as error:
                 note = f"the hit condition cannot be told: {error.failure.message}"
                 return ev.BreakpointHit(path=stage.path, breakpoint=point.stage, hit=number, note=note)
-            events.append(ev.BreakpointHit(path=stage.path, breakpoint=point.stage, hit=number, stops=False))
+            if known is None:
+                events.append(msgspec.structs.replace(hit, stops=False))
         self._passed.add((stage.path, stage.round))
         return None
 

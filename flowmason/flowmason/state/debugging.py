@@ -21,8 +21,8 @@ class Debugging:
     exceptions: frozenset[str] = frozenset()
     hits: dict[str, int] = field(default_factory=dict)
     """By `Breakpoint.stage`: how often it was reached with its condition true."""
-    counted: set[tuple[StagePath, int, str]] = field(default_factory=set)
-    """(path, round, `Breakpoint.stage`) of those."""
+    counted: dict[tuple[StagePath, int, str], int] = field(default_factory=dict)
+    """Those times: (path, round, `Breakpoint.stage`) → its number."""
     released: set[tuple[StagePath, int]] = field(default_factory=set)
     """(path, round) of stages that the run stopped before and that may start now."""
     stop: BreakpointHit | None = None
@@ -41,7 +41,7 @@ class Debugging:
         """Other breakpoints. One that stays as it was keeps its count."""
         kept = {point.stage for point in event.breakpoints if point in self.breakpoints}
         self.hits = {stage: hits for stage, hits in self.hits.items() if stage in kept}
-        self.counted = {each for each in self.counted if each[2] in kept}
+        self.counted = {each: number for each, number in self.counted.items() if each[2] in kept}
         self.breakpoints, self.exceptions = event.breakpoints, frozenset(event.exceptions)
         if entering and event.stop_on_entry:
             self.step = DebugStepped(step="entry")
@@ -50,12 +50,14 @@ class Debugging:
         """A breakpoint was reached."""
         if event.reason == "breakpoint" and event.hit:
             self.hits[event.breakpoint] = max(event.hit, self.hits.get(event.breakpoint, 0))
-            self.counted.add((event.path, round_, event.breakpoint))
+            self.counted[event.path, round_, event.breakpoint] = event.hit
 
     def go_on(self, stages: Mapping[StagePath, StageState]) -> None:
-        """The run goes on: what it stopped before may start."""
-        if self.stop is not None and self.stop.reason in BEFORE and (stage := stages.get(self.stop.path)) is not None:
-            self.released.add((stage.path, stage.round))
+        """The run goes on: what it stopped before may start, unless something else runs again first."""
+        if self.stop is not None and self.stop.reason in BEFORE and (self.step is None or self.step.step != "rerun"):
+            stage = stages.get(self.stop.path)
+            if stage is not None and stage.ready:
+                self.released.add((stage.path, stage.round))
         self.stop = None
         if self.step is None:
             self.stale.clear()
