@@ -165,6 +165,7 @@ async def test_breakpoints_of_a_paused_run_can_be_changed_and_it_stays_paused(en
     await run.stands()
     at = await run.do("breakpoints", breakpoints=["c", "b"])
     assert (at.status, at.path, [point.stage for point in at.breakpoints]) == ("paused", "b", ["c", "b"])
+    assert len((await run.result()).of(RunPaused)) == 1
     at = await run.go_on()
     assert at.path == "c"
     at = await run.do("breakpoints", breakpoints=[])

@@ -226,9 +226,44 @@ async def failing(engine: Engine) -> Running:
     )
 
 
+async def debugged(engine: Engine) -> Running:
+    running = await engine.begin(
+        pipe(
+            say("topic", "hens"),
+            stage("each", "foreach", items=[1, 2, 3], loop_stages=["x"]),
+            say("x", "{{item}}"),
+            stage("ask", "ask", prompt="Write about {{upstream.topic.value}}."),
+            touch("fragile", "{{upstream.x}}", error="{{'ValueError' if upstream.topic.value == 'hens' else ''}}"),
+            say("end", ["{{upstream.ask.text}}", "{{upstream.fragile.value}}"]),
+        ),
+        debug={
+            "breakpoints": ["ask", {"stage": "x", "condition": "item > 1", "hit_condition": "hits == 2"}],
+            "exceptions": ["uncaught"],
+            "stop_on_entry": True,
+        },
+    )
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("step", {"kind": "over"}),
+        ("continue", {}),
+        ("continue", {}),
+        ("breakpoints", {"breakpoints": ["end"], "exceptions": ["uncaught"]}),
+        ("continue", {}),
+        ("edit", {"path": "topic", "value": {"value": "ducks"}}),
+        ("rerun", {"path": "fragile"}),
+        ("rerun", {"path": "ask", "user_prompt": "Write about geese.", "system_prompt": "Be brief."}),
+        ("continue", {"redo": True}),
+        ("continue", {}),
+    ]
+    for name, arguments in steps:
+        await running.end()
+        await running.command(name, **arguments)
+        running.start()
+    return running
+
+
 WRITERS: list[Callable[[Engine], Awaitable[Running]]] = [
     chain, branches, loop_in_columns, loop_of_effects, caught, nested, failed_and_resumed, paused_and_cancelled,
-    adopted, timed_out, failing,
+    adopted, timed_out, failing, debugged,
 ]  # fmt: skip
 
 

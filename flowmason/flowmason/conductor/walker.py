@@ -149,7 +149,7 @@ class Walker:
             if not any(isinstance(event, ev.StageFailed) for event in dispatched.events):
                 break
         self._traffic.offer_room(self.row.run_id)
-        if self.state.pausing and not self.flights and not self.state.ended:
+        if self.state.pausing and self.state.status is Status.RUNNING and not self.flights:
             self._apply(ev.RunPaused(), batch)
         await self._commit(batch)
         for flight in effects:
