@@ -79,5 +79,5 @@ Event = Union[KINDS]  # type: ignore[valid-type]  # noqa: UP007
 class EventPage(BaseModel):
     """Events in order."""
 
-    items: list[Annotated[Event, Field(union_mode="left_to_right")]]  # type: ignore[valid-type]
+    items: list[Annotated[Event, Field(union_mode="left_to_right")]]
     next_cursor: str | None = Field(description="`after` of the next part.")

@@ -1,0 +1,84 @@
+"""Components and uploaded packages over HTTP: checked whole, named by the org's pipelines alone, never imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowmason.package import pack_bytes
+from flowmason.project import load_project
+from studio.kit import Studio
+
+BASE = "/api/v1/registry"
+SOURCE = """
+from flowmason import Field, OperatorInput, OperatorOutput, operator
+
+
+@operator(name="shout", category="text", description="Louder.")
+class Shout:
+    class Input(OperatorInput):
+        text: str = Field(description="What")
+
+    class Output(OperatorOutput):
+        text: str
+
+    async def execute(self, input, context):
+        return self.Output(text=input.text.upper())
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> bytes:
+    root = tmp_path / "project"
+    (root / "components").mkdir(parents=True)
+    (root / "flowmason.json").write_text('{"name": "loud", "version": "1.2.0"}')
+    (root / "components" / "shout.py").write_text(SOURCE)
+    return pack_bytes(load_project(root))
+
+
+def _upload(studio: Studio, data: bytes) -> Any:
+    return studio.client.post(f"{BASE}/deploy", files={"file": ("loud.fmpkg", data)}, headers=studio.headers())
+
+
+def test_an_uploaded_package_can_be_named_by_pipelines_of_its_org_alone(studio: Studio, package: bytes) -> None:
+    answer = _upload(studio, package)
+    assert answer.status_code == 201 and answer.json()["components"] == ["shout"], answer.text
+    assert _upload(studio, package).json()["id"] == answer.json()["id"]
+    stage = {"id": "a", "component_type": "shout", "config": {"text": "x"}}
+    body = {"pipeline": {"name": "p", "stages": [stage]}}
+    check = "/api/v1/pipelines/validate-inline"
+    assert studio.client.post(check, json=body, headers=studio.headers()).json()["valid"]
+    other = studio.client.post(check, json=body, headers=studio.other_headers()).json()
+    assert not other["valid"] and other["faults"][0]["code"] == "COMPONENT_MISSING"
+    detail = studio.client.get(f"{BASE}/components/shout", headers=studio.headers()).json()
+    assert detail["package"] == "loud@1.2.0" and detail["versions"] == ["1.0.0"]
+    assert studio.client.delete(f"{BASE}/components/shout", headers=studio.headers()).status_code == 204
+    assert not studio.client.post(check, json=body, headers=studio.headers()).json()["valid"]
+
+
+@pytest.mark.parametrize("garbage", [b"", b"PK\x03\x04", b"no zip at all", bytes(1000)])
+def test_what_is_no_package_is_refused(studio: Studio, garbage: bytes) -> None:
+    assert _upload(studio, garbage).status_code == 422
+
+
+def test_a_package_that_was_changed_is_refused(studio: Studio, package: bytes) -> None:
+    broken = package.replace(b"Louder.", b"Lauder.", 1)
+    assert _upload(studio, broken).status_code == 422
+
+
+def test_components_are_listed_page_by_page(studio: Studio) -> None:
+    names: list[str] = []
+    cursor = None
+    while True:
+        query = {"limit": "4", **({"cursor": cursor} if cursor else {})}
+        page = studio.client.get(f"{BASE}/components", params=query, headers=studio.headers()).json()
+        names += [item["name"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert names == sorted(set(names)) and {"http_request", "foreach", "generator"} <= set(names)
+    built_in = studio.client.delete(f"{BASE}/components/filter", headers=studio.headers())
+    assert built_in.status_code == 409
+    assert studio.client.get(f"{BASE}/components/http_requst", headers=studio.headers()).status_code == 404
