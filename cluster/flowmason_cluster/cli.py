@@ -75,6 +75,10 @@ def _details(state: warm.ClusterState) -> None:
     if state.dashboard:
         _say(f"  dashboard  {state.dashboard} (asks for the token)")
     _say(f"  token      {state.token_path}")
+    if state.dashboard:
+        _say("  jobs       fm run PIPELINE --submit, or, for ray job submit:")
+        named = f"RAY_API_SERVER_ADDRESS={state.dashboard} RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={state.token_path}"
+        _say(f"             export {named}")
     _say(f"  process    {state.pids[0]}, and those it supervises")
 
 

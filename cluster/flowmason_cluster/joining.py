@@ -14,8 +14,10 @@ from enum import Enum
 from importlib.metadata import version
 from typing import Any
 
+from flowmason.database.urls import given_database
 from flowmason.errors import EngineUnavailableError
-from flowmason_cluster import tokens
+from flowmason_actors import tokens
+from flowmason_cluster import warm
 
 _REACH_S = 5.0
 _PROBE_S = 10.0
@@ -34,7 +36,8 @@ def resolve(address: str) -> str:
     if address == "auto":
         from ray._private.services import find_bootstrap_address
 
-        found = find_bootstrap_address(None)
+        known = warm.running()
+        found = known.address if known is not None else find_bootstrap_address(None)
         if not found:
             raise EngineUnavailableError("there is no Ray on this machine to join", help="Start one: fm cluster up.")
         address = str(found)
@@ -61,6 +64,15 @@ except AuthenticationError:
 """
 
 
+_PANEL = """
+import sys
+from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+from ray._raylet import GcsClient
+found = GcsClient(address=sys.argv[1]).internal_kv_get(DASHBOARD_ADDRESS.encode(), KV_NAMESPACE_DASHBOARD, 5)
+sys.stdout.write((found or b"").decode())
+"""
+
+
 class Answer(Enum):
     """What a cluster says to somebody who asks it something."""
 
@@ -71,18 +83,24 @@ class Answer(Enum):
 
 def ask(address: str, variables: Mapping[str, str]) -> Answer:
     """Ask the GCS something in a process with these variables: Ray has one token per process."""
+    probe = _in_child(_PROBE, address, variables)
+    return Answer(probe.returncode) if probe is not None and probe.returncode in (0, 3) else Answer.NOTHING
+
+
+def dashboard(address: str, variables: Mapping[str, str]) -> str | None:
+    """`host:port` of a cluster's dashboard, which is its job server; None where it has none or does not tell us."""
+    named = {name: os.environ[name] for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if name in os.environ}
+    probe = _in_child(_PANEL, address, {**named, **variables})
+    return probe.stdout.decode().strip() or None if probe is not None and probe.returncode == 0 else None
+
+
+def _in_child(code: str, address: str, variables: Mapping[str, str]) -> subprocess.CompletedProcess[bytes] | None:
     environ = {name: text for name, text in os.environ.items() if not name.startswith("RAY_AUTH")}
+    command = [sys.executable, "-c", code, address]
     try:
-        probe = subprocess.run(
-            [sys.executable, "-c", _PROBE, address],
-            env={**environ, **variables},
-            capture_output=True,
-            timeout=_PROBE_S,
-            check=False,
-        )
+        return subprocess.run(command, env={**environ, **variables}, capture_output=True, timeout=_PROBE_S, check=False)
     except subprocess.TimeoutExpired:
-        return Answer.NOTHING
-    return Answer(probe.returncode) if probe.returncode in (0, 3) else Answer.NOTHING
+        return None
 
 
 def way_in(address: str, *, allow_open: bool) -> dict[str, str]:
@@ -121,7 +139,7 @@ def refuse_many_nodes(nodes: int, values_url: str, environ: Mapping[str, str]) -
     if nodes <= 1:
         return
     missing = []
-    if not environ.get("DATABASE_URL", "").startswith("postgres"):
+    if not (given_database(environ) or "").startswith("postgres"):
         missing.append("DATABASE_URL of a PostgreSQL server")
     if values_url.startswith("file:") and not environ.get("FLOWMASON_VALUES_URL"):
         missing.append("FLOWMASON_VALUES_URL of a store that every node reaches")

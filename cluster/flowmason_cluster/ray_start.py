@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from flowmason.errors import EngineUnavailableError
-from flowmason_cluster import joining, tokens, warm
+from flowmason_actors import tokens
+from flowmason_cluster import joining, warm
 
 NAMESPACE = "flowmason"
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024

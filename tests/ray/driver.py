@@ -14,6 +14,7 @@ from typing import Any
 from flowmason.errors import FlowMasonError
 from flowmason.executor import WorkerSettings
 from flowmason.policy import Placement
+from flowmason_cluster import warm
 from flowmason_cluster.executor import RayExecutor
 from ray_kit import Lab, outputs, region, run, stage
 
@@ -32,17 +33,18 @@ async def main(address: str, accept: str, root: str) -> dict[str, Any]:
     host = outputs(await run(executor, call))
     found: dict[str, Any] = {"kind": executor.cluster.kind, "task": task["named"]["value"], "host": host["it"]["pid"]}
     if executor.cluster.kind == "warm":
-        found["seen"] = await _seen("orders/named")
+        found["seen"] = await _seen("orders/named", warm.running())
     await executor.close()
     return found
 
 
-async def _seen(name: str) -> list[str]:
+async def _seen(name: str, cluster: warm.ClusterState | None) -> list[str]:
     """Names of tasks as the dashboard knows them; it learns of them a moment later."""
     from ray.util.state import list_tasks
 
+    assert cluster is not None
     for _ in range(40):
-        tasks: Any = await asyncio.to_thread(list_tasks, filters=[("name", "=", name)])
+        tasks: Any = await asyncio.to_thread(list_tasks, address=cluster.dashboard, filters=[("name", "=", name)])
         if tasks:
             return [task.name for task in tasks]
         await asyncio.sleep(0.25)

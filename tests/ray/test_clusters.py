@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from flowmason.errors import EngineUnavailableError
-from flowmason_cluster import joining, tokens, warm
+from flowmason_actors import processes, tokens
+from flowmason_cluster import joining, warm
 
 BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.ray
@@ -97,7 +98,7 @@ class TestTheWarmCluster:
             begun = time.monotonic()
             _, stopped = fm("down", environ=environ)
             assert stopped["stopped"] and time.monotonic() - begun < 20
-            assert [pid for pid in warm_cluster["pids"] if warm.born(pid) is not None] == []
+            assert [pid for pid in warm_cluster["pids"] if processes.born(pid) is not None] == []
             assert bystander.poll() is None
         finally:
             bystander.kill()
@@ -118,22 +119,23 @@ def open_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environ = environment(folder, RAY_AUTH_MODE="disabled", RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0")
     with (folder / "log").open("wb") as log:
         head = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
-    import ray._private.services as services
+    import ray._private.services
 
+    services: Any = ray._private.services
     try:
         deadline = time.monotonic() + 90
         while "Ray runtime started" not in (folder / "log").read_text(errors="replace"):
             assert head.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.2)
-        yield f"{warm.node_ip(services)}:{port}"
+        yield f"{services.get_node_ip_address()}:{port}"
     finally:
-        family = warm._family(head.pid)
+        family = processes.family(head.pid)
         head.send_signal(signal.SIGTERM)
         try:
             head.wait(20)
         finally:
             for pid in family:
-                if warm.born(pid) is not None:
+                if processes.born(pid) is not None:
                     os.kill(pid, signal.SIGKILL)
 
 
@@ -179,7 +181,7 @@ def test_a_dead_cluster_is_no_warm_cluster(tmp_path: Path, monkeypatch: pytest.M
     state = {"address": "127.0.0.1:1", "pids": [os.getpid()], "born": 0, "token_path": ""}
     (tmp_path / "cluster.json").write_text(json.dumps(state))
     assert warm.running() is None
-    (tmp_path / "cluster.json").write_text(json.dumps({**state, "born": warm.born(os.getpid())}))
+    (tmp_path / "cluster.json").write_text(json.dumps({**state, "born": processes.born(os.getpid())}))
     assert warm.running() is not None
     (tmp_path / "cluster.json").write_text("{")
     assert warm.running() is None

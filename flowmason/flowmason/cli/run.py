@@ -35,6 +35,9 @@ def run(
     on: Annotated[str, typer.Option("--on", envvar="FLOWMASON_ON", metavar="EXECUTOR", help="ray or local.")] = "ray",
     ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Join this Ray cluster.")] = None,
     allow_open_ray: Annotated[bool, typer.Option(help="Use a Ray cluster although it asks for no token.")] = False,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="Run it as a job of the cluster: upload the project, follow the log.")
+    ] = False,
     provider: Annotated[
         str | None, typer.Option("--provider", metavar="NAME", help="Model provider for stages that name none.")
     ] = None,
@@ -58,6 +61,7 @@ def run(
       fm run triage --sample --on local
       fm run pipelines/triage.pipeline.json -i '{"text": "printer on fire"}'
       fm run report --set doc=@scan.pdf --set options.pages=3 --json > result.json
+      fm run triage --submit
     """
     from flowmason.cli.running import Show, stopped
     from flowmason.errors import FlowMasonError
@@ -79,7 +83,12 @@ def run(
         "timeout": timeout,
     }
     try:
-        code = console.run_async(_run(path, request, show))
+        if submit:
+            from flowmason.cli import submitting
+
+            code = submitting.submit(path, request, show)
+        else:
+            code = console.run_async(_run(path, request, show))
     except FlowMasonError as error:
         code = stopped(error, show, path or "", on, request.get("run_id"))
     raise typer.Exit(code)

@@ -13,14 +13,29 @@ _POSTGRES = ("postgres", "postgresql", "postgresql+psycopg")
 
 
 def default_journal_url(project_root: Path | None, environ: Mapping[str, str]) -> str:
-    """`DATABASE_URL`, else `flowmason.db` in the project's `.flowmason`, else in the home folder.
+    """`given_database`, else `flowmason.db` in the project's `.flowmason`, else in the home folder.
 
     Raises `UsageError` where the database would lie in a folder that dies with a Ray job.
     """
-    given = environ.get("DATABASE_URL")
+    given = given_database(environ)
     return (
         normalise_url(given) if given else f"sqlite:///{state_dir(project_root, environ).absolute() / 'flowmason.db'}"
     )
+
+
+def given_database(environ: Mapping[str, str]) -> str | None:
+    """`DATABASE_URL`, else what the file `DATABASE_URL_FILE` says; None where neither is set.
+
+    The file is for places whose environment others can read: the head of a Ray cluster names it to the jobs that run
+    there. Raises `UsageError` where it is set and cannot be read.
+    """
+    given, file = environ.get("DATABASE_URL"), environ.get("DATABASE_URL_FILE")
+    if given or not file:
+        return given or None
+    try:
+        return Path(file).read_text().strip() or None
+    except OSError as error:
+        raise UsageError(f"DATABASE_URL_FILE {file} cannot be read: {error.strerror or error}") from None
 
 
 def normalise_url(url: str) -> str:

@@ -68,6 +68,17 @@ def theirs(environ: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def read(environ: Mapping[str, str], *, own: bool) -> str | None:
+    """The token itself: ours, or the one for somebody else's Ray; None where its file cannot be read."""
+    if not own and environ.get("RAY_AUTH_TOKEN"):
+        return environ["RAY_AUTH_TOKEN"]
+    variables = ours(environ) if own else {**environ, **theirs(environ)}
+    try:
+        return Path(variables["RAY_AUTH_TOKEN_PATH"]).expanduser().read_text().strip() or None
+    except OSError:
+        return None
+
+
 def apply(variables: Mapping[str, str], *, own: bool) -> None:
     """Set the variables in this process. Ray reads them once, when it is imported: make it read them again."""
     os.environ.update(variables)
