@@ -77,8 +77,7 @@ class _Cache:
             return data
 
     def put(self, key: str, data: bytes) -> None:
-        # What is large would push out everything else.
-        if len(data) * 2 > self._budget or len(data) >= LARGE:
+        if len(data) * 2 > self._budget or len(data) >= LARGE:  # it would push out everything else
             return
         with self._lock:
             self._drop(key)
