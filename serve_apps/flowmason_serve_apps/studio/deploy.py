@@ -1,0 +1,125 @@
+"""The Studio on Ray Serve: the application, and the keeper, a driver that deploys it and looks that it stays.
+
+`configs/serve/studio.yaml` names `application` for a cluster that exists. `fm studio start` runs the keeper:
+`python -m flowmason_serve_apps.studio.deploy ADDRESS OPTIONS`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from flowmason_serve_apps.studio.supervised import StudioOptions, private_variables
+from ray import serve
+
+NAME = "studio"
+NAMESPACE = "flowmason"
+_LOOK_S = 2.0
+_MOST_ONGOING = 10_000
+"""Requests that a replica answers at once; each reader of a live run is one."""
+
+log = logging.getLogger("flowmason.studio.keeper")
+
+
+class StudioArguments(msgspec.Struct, frozen=True):
+    """Arguments of `application` in a Serve config."""
+
+    replicas: int = 2
+
+
+def asgi() -> Any:
+    """The FastAPI application, made where a replica runs."""
+    os.environ.update(private_variables(os.environ))
+    from flowmason_serve_apps.studio.app import make_app
+
+    return make_app()
+
+
+def application(args: dict[str, Any]) -> serve.Application:
+    """The Studio as a Serve application; the import path of `configs/serve/studio.yaml`.
+
+    Raises `msgspec.ValidationError` for arguments that `StudioArguments` does not have.
+    """
+    wanted = msgspec.convert(args, StudioArguments, strict=False)
+    api: Any = serve.deployment(
+        serve.ingress(asgi)(),
+        name="api",
+        num_replicas=wanted.replicas,
+        max_ongoing_requests=_MOST_ONGOING,
+        graceful_shutdown_timeout_s=5,
+        health_check_period_s=2,
+        health_check_timeout_s=10,
+        # Handlers wait for the database: they hold no CPU that a stage could use.
+        ray_actor_options={"num_cpus": 0},
+    )
+    bound: serve.Application = api.bind()
+    return bound
+
+
+class Keeper:
+    """Deploys the application, and again where it is gone; ends when it is told to, or when Ray is lost."""
+
+    def __init__(self, address: str, options: StudioOptions) -> None:
+        self._address = address
+        self._options = options
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Keep the Studio until told to end. Blocks. Raises whatever Ray raises once the cluster is lost."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        self._connect()
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": self._options.host, "port": self._options.port},
+        )
+        while not self._ended.is_set():
+            if not self._is_there():
+                begun = time.monotonic()
+                args = {"replicas": self._options.replicas}
+                serve.run(application(args), name=NAME, route_prefix="/")
+                log.info("deployed in %.1f s", time.monotonic() - begun)
+            self._ended.wait(_LOOK_S)
+
+    def _connect(self) -> None:
+        import ray
+        from flowmason_actors import tokens
+
+        tokens.apply(tokens.ours(os.environ), own=True)
+        ray.init(
+            address=self._address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.WARNING,
+        )
+
+    def _is_there(self) -> bool:
+        """Whether Serve knows the application with as many replicas as are wanted; it looks after those itself."""
+        found = serve.status().applications.get(NAME)
+        if found is None or found.status in ("DEPLOY_FAILED", "NOT_STARTED", "DELETING"):
+            return False
+        api = found.deployments.get("api")
+        return api is None or sum(api.replica_states.values()) > 0
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self._ended.set()
+
+
+def main() -> None:
+    """Run the keeper with the address of the GCS and `StudioOptions` as JSON."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    address, options = sys.argv[1:]
+    Keeper(address, msgspec.json.decode(options, type=StudioOptions)).run()
+
+
+if __name__ == "__main__":
+    main()
