@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from typing import Any
 
 import msgspec
 
-from flowmason.database.urls import normalise_url
+from flowmason.database.urls import default_journal_url, normalise_url
 from flowmason.errors import EngineUnavailableError, UsageError
-from flowmason_actors.conductor_host import DRAIN_S, NAMESPACE, ConductorHost, HostSettings, HostStatus
+from flowmason_actors.conductor_host import (
+    DRAIN_S,
+    NAMESPACE,
+    ConductorHost,
+    HostSettings,
+    HostStatus,
+    private_variables,
+)
 
 PREFIX = "flowmason-conductor-"
 _START_S = 60.0
@@ -27,7 +35,10 @@ class ConductorPool:
     def __init__(self, settings: HostSettings, size: int) -> None:
         if size < 1:
             raise UsageError(f"a pool has at least one conductor, not {size}")
-        if size > 1 and normalise_url(settings.database_url).startswith("sqlite"):
+        url = settings.database_url or default_journal_url(
+            None, {**os.environ, **private_variables(settings.environment)}
+        )
+        if size > 1 and normalise_url(url).startswith("sqlite"):
             raise UsageError(
                 f"a SQLite journal has exactly one pool conductor, not {size}",
                 help="Set DATABASE_URL to a PostgreSQL database for more.",
@@ -101,13 +112,21 @@ def statuses() -> dict[str, HostStatus]:
     return found
 
 
-def nudge() -> None:
-    """Have all hosts look for work now. Best effort: they look by themselves, too."""
+def handles() -> list[Any]:
+    """The actors of the hosts of this Ray."""
     import ray
 
+    found = []
     for name in running():
         with contextlib.suppress(ValueError):
-            ray.get_actor(name, namespace=NAMESPACE).nudge.remote()
+            found.append(ray.get_actor(name, namespace=NAMESPACE))
+    return found
+
+
+def nudge() -> None:
+    """Have all hosts look for work now. Best effort: they look by themselves, too."""
+    for actor in handles():
+        actor.nudge.remote()
 
 
 def _status(actor: Any) -> HostStatus:

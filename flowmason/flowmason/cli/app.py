@@ -38,7 +38,10 @@ COMMANDS: dict[str, Entry] = {
     "doctor": Entry("flowmason.cli.doctor", "doctor", "Check that everything a run needs is there."),
 }
 GROUP = "flowmason.commands"
-_HELP = {"cluster": "Start, stop and look at a local Ray cluster."}
+_HELP = {
+    "cluster": "Start, stop and look at a local Ray cluster.",
+    "studio": "Start, stop and look at a Studio: the API on Ray Serve.",
+}
 
 
 class LazyGroup(TyperGroup):

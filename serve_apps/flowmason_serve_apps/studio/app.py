@@ -10,18 +10,23 @@ from fastapi import FastAPI
 
 from flowmason_serve_apps.studio import problems
 from flowmason_serve_apps.studio.routes import OUTSIDE, ROUTERS
-from flowmason_serve_apps.studio.services import Services, open_services
+from flowmason_serve_apps.studio.services import Nudge, Services, nobody, open_services
 from flowmason_serve_apps.studio.settings import StudioSettings, settings_from
 
 PREFIX = "/api/v1"
 
 
-def make_app(settings: StudioSettings | None = None, services: Services | None = None) -> FastAPI:
-    """The application. Its services are opened when it starts, unless they are handed in, and closed when it ends."""
+def make_app(
+    settings: StudioSettings | None = None, services: Services | None = None, *, nudge: Nudge = nobody
+) -> FastAPI:
+    """The application. Its services are opened when it starts, unless they are handed in, and closed when it ends.
+
+    `nudge` tells conductors that there is something to do, for services that are opened here.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.services = services or open_services(settings or settings_from())
+        app.state.services = services or open_services(settings or settings_from(), nudge)
         try:
             yield
         finally:

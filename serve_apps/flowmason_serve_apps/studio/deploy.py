@@ -17,7 +17,9 @@ from typing import Any
 
 import msgspec
 
+from flowmason_serve_apps.studio.conductors import Nudger, PoolKeeper
 from flowmason_serve_apps.studio.supervised import StudioOptions, private_variables
+from flowmason_serve_apps.studio.upkeep import Upkeep
 from ray import serve
 
 NAME = "studio"
@@ -25,14 +27,18 @@ NAMESPACE = "flowmason"
 _LOOK_S = 2.0
 _MOST_ONGOING = 10_000
 """Requests that a replica answers at once; each reader of a live run is one."""
+_NO_CPU = {"num_cpus": 0}
+"""Handlers wait for the database: they hold no CPU that a stage could use."""
 
 log = logging.getLogger("flowmason.studio.keeper")
 
 
-class StudioArguments(msgspec.Struct, frozen=True):
+class StudioArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Arguments of `application` in a Serve config."""
 
     replicas: int = 2
+    conductors: int = 0
+    """How many conductors a deployment of its own keeps alive; 0: somebody else does, as `fm studio start`."""
 
 
 def asgi() -> Any:
@@ -40,7 +46,27 @@ def asgi() -> Any:
     os.environ.update(private_variables(os.environ))
     from flowmason_serve_apps.studio.app import make_app
 
-    return make_app()
+    return make_app(nudge=Nudger().nudge)
+
+
+class Api:
+    """A replica of the API. `beside` are deployments that live as long as it."""
+
+    def __init__(self, *beside: Any) -> None:
+        self._beside = beside
+
+
+class Conductors:
+    """A replica that keeps the pool of conductors, in a cluster where no keeper does."""
+
+    def __init__(self, size: int) -> None:
+        os.environ.update(private_variables(os.environ))
+        self._keeper = PoolKeeper(size, os.environ)
+        self._keeper.start()
+
+    def check_health(self) -> None:
+        """Raise where the conductors cannot be kept; Serve then starts another replica."""
+        self._keeper.check()
 
 
 def application(args: dict[str, Any]) -> serve.Application:
@@ -50,17 +76,20 @@ def application(args: dict[str, Any]) -> serve.Application:
     """
     wanted = msgspec.convert(args, StudioArguments, strict=False)
     api: Any = serve.deployment(
-        serve.ingress(asgi)(),
+        serve.ingress(asgi)(Api),
         name="api",
         num_replicas=wanted.replicas,
         max_ongoing_requests=_MOST_ONGOING,
         graceful_shutdown_timeout_s=5,
         health_check_period_s=2,
         health_check_timeout_s=10,
-        # Handlers wait for the database: they hold no CPU that a stage could use.
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=_NO_CPU,
     )
-    bound: serve.Application = api.bind()
+    beside = []
+    if wanted.conductors:
+        conductors: Any = serve.deployment(Conductors, name="conductors", ray_actor_options=_NO_CPU)
+        beside.append(conductors.bind(wanted.conductors))
+    bound: serve.Application = api.bind(*beside)
     return bound
 
 
@@ -74,9 +103,13 @@ class Keeper:
 
     def run(self) -> None:
         """Keep the Studio until told to end. Blocks. Raises whatever Ray raises once the cluster is lost."""
+        self._connect()
+        # After Ray has set its own.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
-        self._connect()
+        pool, upkeep = PoolKeeper(self._options.conductors, os.environ), Upkeep(os.environ)
+        # First of all: runs wait for them, and nothing of them waits for Serve.
+        pool.start()
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": self._options.host, "port": self._options.port},
@@ -87,7 +120,9 @@ class Keeper:
                 args = {"replicas": self._options.replicas}
                 serve.run(application(args), name=NAME, route_prefix="/")
                 log.info("deployed in %.1f s", time.monotonic() - begun)
+            upkeep.look()
             self._ended.wait(_LOOK_S)
+        pool.stop()
 
     def _connect(self) -> None:
         import ray
@@ -117,6 +152,7 @@ class Keeper:
 def main() -> None:
     """Run the keeper with the address of the GCS and `StudioOptions` as JSON."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    os.environ.update(private_variables(os.environ))
     address, options = sys.argv[1:]
     Keeper(address, msgspec.json.decode(options, type=StudioOptions)).run()
 

@@ -21,6 +21,7 @@ from flowmason_serve_apps.studio.live import Live
 from flowmason_serve_apps.studio.settings import StudioSettings
 
 _KEPT_NOTED = 4096
+Nudge = Callable[[], Awaitable[None]]
 
 
 def now_ms() -> int:
@@ -41,7 +42,7 @@ class Services:
     values: ValueStore
     ids: Ids = field(default_factory=lambda: Ids(time.time))
     now: Callable[[], int] = now_ms
-    nudge: Callable[[], Awaitable[None]] = nobody
+    nudge: Nudge = nobody
     """Tells conductors that there is something to do, best effort."""
     catalogue: Catalogue = field(default_factory=Catalogue)
     compiling: Compiling = field(default_factory=Compiling)
@@ -75,11 +76,12 @@ class Services:
         self.store.close()
 
 
-def open_services(settings: StudioSettings) -> Services:
+def open_services(settings: StudioSettings, nudge: Nudge = nobody) -> Services:
     """Open the stores that the settings name. Blocks."""
     from flowmason.values_fs import open_values
 
-    return Services(settings, StudioStore.open(settings.database_url, role="api"), open_values(settings.values_url))
+    store = StudioStore.open(settings.database_url, role="api")
+    return Services(settings, store, open_values(settings.values_url), nudge=nudge)
 
 
 def services_of(request: Request) -> Services:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import socket
@@ -61,6 +62,9 @@ class StudioState(msgspec.Struct, kw_only=True, omit_defaults=True):
     options: StudioOptions
     url: str
     run_dir: str
+    database: str = ""
+    """Without its password; and where values lie."""
+    values: str = ""
     phase: Literal["starting", "running", "restarting", "stopping"] = "starting"
     detail: str = ""
     """What went wrong last."""
@@ -105,13 +109,9 @@ def remember(state: StudioState, environ: Mapping[str, str]) -> None:
 
 def choose_ports(options: StudioOptions) -> StudioPorts:
     """The asked-for port and free ones. Raises `EngineUnavailableError` where somebody has the first."""
-    http = processes.free_port(options.port, host=options.host)
-    if options.port and http != options.port:
-        raise EngineUnavailableError(
-            f"port {options.port} is taken", help="Stop what listens there, or take another: fm studio start --port N."
-        )
+    require_free(options)
     return StudioPorts(
-        http=http,
+        http=options.port or processes.free_port(host=options.host),
         stats=processes.free_port(),
         metrics=processes.free_port(),
         replicas=_free_block(),
@@ -119,21 +119,39 @@ def choose_ports(options: StudioOptions) -> StudioPorts:
     )
 
 
+def require_free(options: StudioOptions) -> None:
+    """Raise `EngineUnavailableError` where somebody has the asked-for port, or the host is none of this machine."""
+    try:
+        _listen(options.host, options.port)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise EngineUnavailableError(
+                f"cannot listen on {options.host}:{options.port}: {error.strerror or error}",
+                help="Name an address of this machine: fm studio start --host 127.0.0.1.",
+            ) from error
+        raise EngineUnavailableError(
+            f"port {options.port} is taken", help="Stop what listens there, or take another: fm studio start --port N."
+        ) from error
+
+
 def _free_block() -> int:
     """The first of a block of ports that nobody uses yet."""
     for base in range(30_000, 32_000, _REPLICA_PORTS):
-        if all(_is_free(base + n) for n in range(4)):
-            return base
+        try:
+            for number in range(4):
+                _listen("0.0.0.0", base + number)
+        except OSError:
+            continue
+        return base
     raise EngineUnavailableError("no free ports between 30000 and 32000")
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError:
-            return False
-        return True
+def _listen(host: str, port: int) -> None:
+    """Listen there for a moment; connections that somebody closed a while ago are no obstacle."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        probe.listen(1)
 
 
 def environment(

@@ -20,8 +20,10 @@ from typing import IO
 
 import msgspec
 
+from flowmason.database.urls import default_journal_url, without_password
 from flowmason.errors import EngineUnavailableError, FlowMasonError
 from flowmason.places import home_dir
+from flowmason.values_fs import default_values_url
 from flowmason_actors import head, processes, tokens
 from flowmason_serve_apps.studio import redis_gcs, supervised
 from flowmason_serve_apps.studio.supervised import StudioOptions, StudioPorts, StudioState
@@ -37,6 +39,8 @@ _STEADY_S = 60.0
 _LONGEST_WAIT_S = 30.0
 _KEEPER_STOP_S = 5.0
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
+
+LOG_FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 
 log = logging.getLogger("flowmason.studio.supervisor")
 
@@ -64,6 +68,8 @@ class Supervisor:
             options=self._options,
             url=supervised.url(self._options.host, self._ports.http),
             run_dir=str(self._run_dir),
+            database=without_password(default_journal_url(None, os.environ)),
+            values=default_values_url(None, os.environ),
             token_path=str(tokens.token_path(os.environ)),
             started_at=time.time_ns() // 1_000_000,
         )
@@ -283,22 +289,27 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped
 
 
-def main() -> int:
-    """Supervise a Studio with `StudioOptions` as JSON; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+def supervise(options: StudioOptions) -> int:
+    """Start a Studio and keep it up until this process is told to end; returns the exit code."""
     kept = lock(home_dir(os.environ).absolute())
     if kept is None:
         log.info("another supervisor is at work")
         return 0
-    end_leftovers()
     try:
-        Supervisor(msgspec.json.decode(sys.argv[1], type=StudioOptions)).run()
+        end_leftovers()
+        Supervisor(options).run()
     except EngineUnavailableError as error:
-        log.error("%s %s", error, error.failure.help or "")
+        log.error("%s. %s", error, error.failure.help or "")
         return 4
     finally:
         kept.close()
     return 0
+
+
+def main() -> int:
+    """Supervise a Studio with `StudioOptions` as JSON; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    return supervise(msgspec.json.decode(sys.argv[1], type=StudioOptions))
 
 
 if __name__ == "__main__":
