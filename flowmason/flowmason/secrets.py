@@ -1,9 +1,11 @@
-"""The port for secrets, the environment as their source, and the masking of those that were handed out."""
+"""The ports for secrets, the environment as their source, and the masking of those that were handed out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
+
+from flowmason.ids import OrgId
 
 PREFIX = "FLOWMASON_SECRET_"
 MASK = "***"
@@ -18,9 +20,25 @@ class Secrets(Protocol):
         ...
 
 
+class OrgSecrets(Protocol):
+    """Where conductors look up the secrets of orgs."""
+
+    async def values(self, org_id: OrgId, names: Collection[str]) -> dict[str, str]:
+        """The newest values of those secrets that are set, by canonical name.
+
+        Raises `FlowMasonError` where they cannot be looked up or do not open.
+        """
+        ...
+
+
+def canonical(name: str) -> str:
+    """The one spelling of a secret's name: `API-Key`, `api.key` and `api_key` are the same secret."""
+    return name.lower().replace("-", "_").replace(".", "_")
+
+
 def variable(name: str) -> str:
     """The environment variable that holds a secret: `api-key` → `FLOWMASON_SECRET_API_KEY`."""
-    return PREFIX + name.upper().replace("-", "_").replace(".", "_")
+    return PREFIX + canonical(name).upper()
 
 
 class EnvironmentSecrets:

@@ -37,6 +37,11 @@ _PLAN = (
     " (SELECT 1 FROM run_values WHERE run_id=? AND digest=plans.plan_id AND org_id=?)"
 )
 _COUNTS = "SELECT status, count(*) FROM runs WHERE org_id=? GROUP BY status"
+_KEPT_RUNS = "SELECT count(*), coalesce(sum(seq), 0) FROM runs WHERE org_id=?"
+_KEPT_FRAMES = "SELECT coalesce(sum(length(f.data)), 0) FROM runs r JOIN frames f ON f.run_id=r.run_id WHERE r.org_id=?"
+_KEPT_LINES = (
+    "SELECT coalesce(sum(length(s.data)), 0) FROM runs r JOIN side_lines s ON s.run_id=r.run_id WHERE r.org_id=?"
+)
 _encode_edge = msgspec.json.Encoder().encode
 _decode_edge = msgspec.json.Decoder(tuple[int, str]).decode
 
@@ -46,6 +51,15 @@ class Position(msgspec.Struct, frozen=True):
 
     seq: int
     status: str
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """How much is kept of an org's runs."""
+
+    runs: int
+    events: int
+    journal_bytes: int
+    log_bytes: int
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -167,6 +181,13 @@ class OrgRuns:
     async def counts(self) -> dict[str, int]:
         """How many runs there are in each state; a state without runs is left out."""
         return {row[0]: row[1] for row in await self._ask(_COUNTS, (self.org_id,))}
+
+    async def kept(self) -> Kept:
+        """How much is kept of the runs."""
+        runs, events = (await self._ask(_KEPT_RUNS, (self.org_id,)))[0]
+        journal = (await self._ask(_KEPT_FRAMES, (self.org_id,)))[0][0]
+        logs = (await self._ask(_KEPT_LINES, (self.org_id,)))[0][0]
+        return Kept(int(runs), int(events), int(journal), int(logs))
 
     async def queued(self) -> int:
         """How many runs wait for a conductor."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from fastapi import Request
 
@@ -14,6 +16,7 @@ from flowmason.studio.compiling import Compiling
 from flowmason.studio.components import Catalogue
 from flowmason.studio.pipelines import StoredPipeline
 from flowmason.studio.scope import StudioStore
+from flowmason.studio.sealing import Sealer, open_sealer
 from flowmason.values import ValueStore
 from flowmason_serve_apps.studio.details import Details
 from flowmason_serve_apps.studio.guard.authentication import Authenticator
@@ -57,6 +60,11 @@ class Services:
         self.runs = RunStore.open(self.settings.database_url)
         self.live = Live(self.runs, self.values)
         self.details = Details(self.runs, self.values)
+
+    @cached_property
+    def sealer(self) -> Sealer:
+        """Seals and opens what is kept secret in the database, under the master keys of the environment."""
+        return open_sealer(os.environ)
 
     def is_kept(self, org_id: OrgId, stored: StoredPipeline) -> bool:
         """Whether this process has seen that the draft's version is kept as it stands."""

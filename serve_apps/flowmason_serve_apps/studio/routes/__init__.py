@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from flowmason_serve_apps.studio.routes import health, pipelines, registry, runs, streams
+from flowmason_serve_apps.studio.routes import health, pipelines, registry, runs, secrets, storage, streams
 
-ROUTERS: tuple[APIRouter, ...] = (health.router, pipelines.router, registry.router, runs.router, streams.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    health.router,
+    pipelines.router,
+    registry.router,
+    runs.router,
+    secrets.router,
+    storage.router,
+    streams.router,
+)
 """Everything under `/api/v1`."""
 OUTSIDE: tuple[APIRouter, ...] = (health.router,)
 """What is also found without that prefix."""

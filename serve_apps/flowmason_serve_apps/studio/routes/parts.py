@@ -48,6 +48,9 @@ RunDeleter = Annotated[Caller, _needs(Permission.RUNS_DELETE)]
 RegistryReader = Annotated[Caller, _needs(Permission.REGISTRY_READ)]
 RegistryWriter = Annotated[Caller, _needs(Permission.REGISTRY_WRITE)]
 StatsReader = Annotated[Caller, _needs(Permission.STATS_READ)]
+SecretsReader = Annotated[Caller, _needs(Permission.SECRETS_READ)]
+SecretsWriter = Annotated[Caller, _needs(Permission.SECRETS_WRITE)]
+OrgWriter = Annotated[Caller, _needs(Permission.ORG_WRITE)]
 
 
 def revision_given(

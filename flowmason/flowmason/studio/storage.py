@@ -1,0 +1,107 @@
+"""How much an org keeps, and for how long: sizes, and the deletion of old runs as the org wishes."""
+
+from __future__ import annotations
+
+import msgspec
+import sqlalchemy as sa
+
+from flowmason import retention
+from flowmason.errors import Code, FormatError, UsageError
+from flowmason.ids import OrgId, RunId
+from flowmason.journal import Journal
+from flowmason.studio import schema
+from flowmason.studio.identity import audit
+from flowmason.studio.identity.callers import Caller
+from flowmason.studio.scope import Scope, StudioStore
+from flowmason.values import ValueStore
+
+ENDED = ("completed", "failed", "cancelled")
+_DAY_S = 24 * 3600.0
+_runs = sa.table("runs", sa.column("org_id"), sa.column("status"), sa.column("updated_at"))
+
+
+class Retention(msgspec.Struct, frozen=True, omit_defaults=True):
+    """For how long an org keeps runs that have ended."""
+
+    days: int | None = None
+    """Older ones are deleted; None: none is."""
+    min_kept: int = 0
+    """So many of the latest are kept, however old."""
+
+
+class _Settings(msgspec.Struct, omit_defaults=True):
+    retention: Retention = Retention()
+
+
+def retention_of(scope: Scope) -> Retention:
+    """The org's wish."""
+    row = scope.one(schema.orgs)
+    return Retention() if row is None else _read(row["settings"])
+
+
+def set_retention(scope: Scope, caller: Caller, wanted: Retention, now: int) -> Retention:
+    """Keep the org's wish. Raises `UsageError` for negative numbers and where the org is gone."""
+    if (wanted.days is not None and wanted.days < 1) or wanted.min_kept < 0:
+        raise UsageError("runs are kept for 1 day or more, and 0 or more of them", code=Code.INVALID_INPUT)
+    row = scope.one(schema.orgs, lock=True)
+    if row is None:
+        raise UsageError("there is no such org", code=Code.NOT_FOUND)
+    settings = msgspec.json.decode(row["settings"], type=dict[str, msgspec.Raw])
+    settings["retention"] = msgspec.Raw(msgspec.json.encode(wanted))
+    scope.change(schema.orgs, settings=msgspec.json.encode(settings).decode())
+    audit.record(
+        scope, now, actor=caller.actor, action="org.retention", resource_type="org", resource_id=scope.org_id,
+        details={"days": wanted.days, "min_kept": wanted.min_kept},
+    )  # fmt: skip
+    return wanted
+
+
+async def apply_retention(
+    store: StudioStore, journal: Journal, values: ValueStore, now: int
+) -> dict[OrgId, retention.Pruned]:
+    """Delete old runs of every org that wishes it, then values that no run mentions; for whoever keeps the Studio.
+
+    `store` must be the owner's: it looks at all orgs. Orgs of which nothing is deleted are left out.
+    """
+    done: dict[OrgId, retention.Pruned] = {}
+    with store.system(writing=False) as system:
+        rows = list(system.execute(sa.select(schema.orgs)).mappings())
+    for row in rows:
+        org, wanted = OrgId(row["org_id"]), _read(row["settings"])
+        if wanted.days is None:
+            continue
+        before = min(now - int(wanted.days * _DAY_S * 1000), _oldest_kept(store, org, wanted.min_kept, now))
+        pruned = await _prune(journal, values, org, before)
+        if pruned.runs or pruned.swept.values:
+            done[org] = pruned
+    return done
+
+
+async def _prune(journal: Journal, values: ValueStore, org_id: OrgId, before: int) -> retention.Pruned:
+    if before <= 0:
+        return retention.Pruned()
+    runs: list[RunId] = await journal.prune(org_id, before=before, statuses=())
+    return retention.Pruned(tuple(runs), await retention.sweep(journal, values, org_id))
+
+
+def _oldest_kept(store: StudioStore, org_id: OrgId, count: int, now: int) -> int:
+    """When the oldest of the latest `count` ended runs was touched last: nothing since then goes."""
+    if not count:
+        return now
+    chosen = (
+        sa.select(_runs.c.updated_at)
+        .where(_runs.c.org_id == org_id, _runs.c.status.in_(ENDED))
+        .order_by(_runs.c.updated_at.desc())
+        .offset(count - 1)
+        .limit(1)
+    )
+    with store.system(writing=False) as system:
+        found = system.execute(chosen).scalar()
+    return int(found) if found is not None else 0
+
+
+def _read(settings: str) -> Retention:
+    try:
+        return msgspec.json.decode(settings, type=_Settings).retention
+    except msgspec.MsgspecError as error:
+        raise FormatError(f"the settings of the org cannot be read: {error}") from None

@@ -1,0 +1,50 @@
+"""How much an org keeps, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from fastapi import APIRouter
+
+from flowmason.studio import storage
+from flowmason.studio.identity.callers import Caller
+from flowmason.studio.storage import Retention
+from flowmason_serve_apps.studio.models import storage as models
+from flowmason_serve_apps.studio.routes.parts import Given, OrgWriter, StatsReader
+from flowmason_serve_apps.studio.services import Services
+
+router = APIRouter(prefix="/storage", tags=["storage"])
+
+
+@router.get("", operation_id="storage")
+async def sizes(services: Given, caller: StatsReader) -> models.StorageOut:
+    """How many runs, events and values the org has, and how many bytes they take."""
+    kept = await services.runs.org(caller.org_id).kept()
+    values = size = 0
+    async for _, length in services.values.untouched(caller.org_id, 0.0):
+        values, size = values + 1, size + length
+    wish = await asyncio.to_thread(_wish, services, caller)
+    return models.StorageOut(**msgspec.structs.asdict(kept), values=values, value_bytes=size, retention=_out(wish))
+
+
+@router.get("/retention", operation_id="storage_retention")
+def retention(services: Given, caller: StatsReader) -> models.RetentionOut:
+    """For how long the org keeps runs that have ended."""
+    return _out(_wish(services, caller))
+
+
+@router.put("/retention", operation_id="storage_retention_set")
+def set_retention(services: Given, caller: OrgWriter, body: models.RetentionWish) -> models.RetentionOut:
+    """Say for how long the org keeps runs that have ended. The server deletes older ones every few hours."""
+    with services.store.scope(caller.org_id) as scope:
+        return _out(storage.set_retention(scope, caller, Retention(body.days, body.min_kept), services.now()))
+
+
+def _wish(services: Services, caller: Caller) -> Retention:
+    with services.store.scope(caller.org_id, writing=False) as scope:
+        return storage.retention_of(scope)
+
+
+def _out(wish: Retention) -> models.RetentionOut:
+    return models.RetentionOut(days=wish.days, min_kept=wish.min_kept)
