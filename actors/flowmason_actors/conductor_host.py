@@ -46,6 +46,8 @@ class HostSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """`module:attr`: called with the `WorkerSettings`, gives the `Executor`."""
     pipelines: str = ""
     """`module:attr`: called with the database URL, gives the `Resolve`. Empty: no pipeline is known by name."""
+    secrets: str = ""
+    """`module:attr`: called with the database URL, gives the `OrgSecrets`. Empty: workers have secrets themselves."""
     capacity: int = 256
     """Runs that are walked at once; the rest waits in the database."""
     spare: int = 64
@@ -138,15 +140,20 @@ class ConductorHost:
         from flowmason.assembly.engine import host_name, pid_alive
         from flowmason.assembly.hosting import now_ms, started
         from flowmason.conductor import Conductor, no_pipelines
+        from flowmason.conductor.handing import Handing
         from flowmason.database.urls import default_journal_url
         from flowmason.ids import Ids
         from flowmason.journal_sql import open_journal
+        from flowmason.providers import key_variables
         from flowmason.values_fs import open_values
 
         url = settings.database_url or default_journal_url(None, os.environ)
         journal: Journal = await asyncio.to_thread(open_journal, url)
         try:
             executor: Executor = load(settings.executor)(settings.worker)
+            if settings.secrets:
+                keys = key_variables(settings.worker.options.get("providers", {}))
+                executor = Handing(executor, load(settings.secrets)(url), keys)
             resolve: Resolve = load(settings.pipelines)(url) if settings.pipelines else no_pipelines
             async with started(executor):
                 conductor = Conductor(

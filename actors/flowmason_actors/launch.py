@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flowmason.region import Worker
 
 _KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")
-_FOR_DRIVERS = ("DATABASE_URL", "PGPASSWORD", "JWT_SECRET")
+_FOR_DRIVERS = ("DATABASE_URL", "PGPASSWORD", "JWT_SECRET", "FLOWMASON_MASTER_KEY")
 """Nothing that a worker does needs these; a component sees them only where the project declares them."""
 
 

@@ -132,6 +132,7 @@ class NodeHost:
             ended = Ended.LOST
             failure = Failure(code=Code.INTERNAL, message=f"{type(error).__name__}: {error}")
         # The region's own last report came first; this one counts only where there was none.
+        call.region = msgspec.structs.replace(call.region, handed=None)
         self._take(call, Report(region=call.region.id, ended=ended, failure=failure))
 
     async def _import(self, region: Region) -> None:
@@ -153,7 +154,7 @@ class NodeHost:
                     worker.component(ref)
                     provider = region.options.get("provider") or worker.services.default_provider
                     if ref.models and provider:
-                        worker.services.provider(provider)
+                        worker.services.provider(provider, region)
         except Exception:
             return  # the stage meets the same error, and reports it in its own name
 

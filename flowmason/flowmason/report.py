@@ -68,6 +68,20 @@ class Piece(msgspec.Struct, frozen=True, omit_defaults=True):
     """Prompts that somebody edited."""
 
 
+class Handed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a call is given of its org's secrets. It travels with the call and is recorded nowhere."""
+
+    secrets: dict[str, str] = {}
+    """Canonical name → value, of those that the component declares and that are set."""
+    keys: dict[str, str] = {}
+    """Variable → key: what model providers look for in the environment."""
+    failure: Failure | None = None
+    """Why they could not be looked up; who asks for one meets it."""
+
+    def __repr__(self) -> str:
+        return f"Handed({', '.join([*self.secrets, *self.keys])})"
+
+
 class Region(msgspec.Struct, frozen=True, omit_defaults=True):
     """One call to a worker."""
 
@@ -99,6 +113,13 @@ class Region(msgspec.Struct, frozen=True, omit_defaults=True):
     """After this long nothing new is started; the rest goes back."""
     options: dict[str, Any] = {}
     """The run's options (`RunSubmitted.options`)."""
+    secrets: tuple[str, ...] = ()
+    """Names of the secrets that its component declares."""
+    models: bool = False
+    """Whether its component may ask models."""
+    handed: Handed | None = None
+    """Filled in as the call leaves a conductor that knows the secrets of orgs. None: the worker's environment has
+    them."""
 
 
 ASKED = "asked the model"

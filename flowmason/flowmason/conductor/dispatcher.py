@@ -13,6 +13,7 @@ from flowmason.dispatch import Load, is_cheap, is_effect, pieces, placement, reg
 from flowmason.errors import Code, Failure
 from flowmason.executor import Executor
 from flowmason.ids import OrgId, StagePath, format_path
+from flowmason.plan import Kind
 from flowmason.policy import CANCEL_GRACE_S, Placement, Resources
 from flowmason.report import Region
 from flowmason.state import ForeachState, RunState, StageState
@@ -267,6 +268,7 @@ class Dispatcher:
             debugged=self._gate.active,
             budget_ms=self._budget_ms,
             options=worker_options(state.options),
+            **_wants(load),
         )
         flight = Flight(region, load, clock, patience(load))
         self._flights.add(flight)
@@ -278,6 +280,17 @@ class Dispatcher:
         return self._flight(
             Load([stage]), placement(stage), clock, effect=True, slots=1, resources=resources, attach=True
         )
+
+
+def _wants(load: Load) -> dict[str, Any]:
+    """What of an org's secrets a region is for. What travels with others is pure, and pure components get none."""
+    if len(load.stages) != 1 or load.items:
+        return {}
+    stage = load.stages[0]
+    ref = stage.scope.plan.components.get(stage.stage.component)
+    if ref is None:
+        return {}
+    return {"secrets": ref.secrets, "models": bool(ref.models) or stage.stage.kind is Kind.NODE}
 
 
 def patience(load: Load) -> float:

@@ -19,7 +19,7 @@ from flowmason.providers.settings import ProviderSettings, settings_of
 if TYPE_CHECKING:
     from flowmason.model import ModelProvider
 
-__all__ = ["ProviderSettings", "known_providers", "make_provider", "missing_for", "settings_of"]
+__all__ = ["ProviderSettings", "key_variables", "known_providers", "make_provider", "missing_for", "settings_of"]
 
 ENTRY_POINTS = "flowmason.models"
 
@@ -53,6 +53,19 @@ _KNOWN = {
 def known_providers() -> tuple[str, ...]:
     """The names that `make_provider` knows without a `base_url`."""
     return tuple(sorted({*_KNOWN, *_installed()}))
+
+
+def key_variables(providers: Mapping[str, Any]) -> tuple[str, ...]:
+    """The variables in which providers look for their keys: of those that are known, and as `flowmason.json` says."""
+    found = {variable for known in _KNOWN.values() for variable in known.key_env}
+    pending: list[Any] = [providers]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, Mapping):
+            name = each.get("api_key_env")
+            found.update([name] if isinstance(name, str) else [])
+            pending.extend(each.values())
+    return tuple(sorted(found))
 
 
 def make_provider(

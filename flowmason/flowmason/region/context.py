@@ -111,7 +111,7 @@ class StageContext:
         return self._run.data.read_blob(digest)
 
     def make_blob(self, data: bytes, type: str = "application/octet-stream") -> dict[str, Any]:
-        return self._run.data.make_blob(bytes(data), type)
+        return self._run.data.make_blob(self._run.mask(bytes(data)), type)
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -139,12 +139,12 @@ class StageContext:
     @property
     def secrets(self) -> Any:
         self._needs_effect("secrets")
-        return self._run.worker.secrets_for(self._stage)
+        return self._run.secrets_for(self._stage)
 
     @property
     def cache(self) -> Any:
         self._needs_effect("cache")
-        return self._run.worker.cache
+        return self._run.worker.cache_of(self._run.region.org_id)
 
     @property
     def http(self) -> Any:
@@ -167,7 +167,7 @@ class StageContext:
             attempt=self.attempt,
             done=float(done if done is not None else fraction or 0.0),
             total=float(total) if total is not None else (1.0 if fraction is not None else None),
-            message=self._run.worker.masker.text(message),
+            message=self._run.masker.text(message),
         )
         self._run.side(entry)
 
@@ -211,7 +211,7 @@ class StageLogger:
 
     def _write(self, level: str, message: str, fields: dict[str, Any]) -> None:
         path, attempt = self._stage.path, self._stage.attempt
-        masked = self._run.worker.masker
+        masked = self._run.masker
         plain = {key: masked.mask(_plain(item)) for key, item in fields.items()}
         self._run.side(
             LogLine(

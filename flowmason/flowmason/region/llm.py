@@ -48,7 +48,7 @@ class StageLLM:
 
     def provider(self, asked: str | None = None) -> ModelProvider:
         """The provider that a call without further wishes goes to."""
-        return self._run.worker.services.provider(self._provider_name(asked))
+        return self._run.worker.services.provider(self._provider_name(asked), self._run.region)
 
     async def generate(
         self,
@@ -82,7 +82,7 @@ class StageLLM:
             asked = {"system_prompt": system_prompt, "user_prompt": prompt, "model": request.model}
             self._context.logger.debug(ASKED, **asked)
 
-        shown = StreamMasker(self._run.worker.masker)
+        shown = StreamMasker(self._run.masker)
 
         def streamed(text: str) -> None:
             self._delta(shown.feed(text))

@@ -21,6 +21,7 @@ from flowmason.ids import StagePath
 from flowmason.plan import Plan
 from flowmason.region.data import Data, Stores
 from flowmason.region.items import ItemLoop
+from flowmason.region.secret import DeclaredSecrets, mask_failure, masker_of
 from flowmason.region.stage import perform, unstored
 from flowmason.report import Delta, Ended, LogLine, Piece, Progress, Region, Report, Side
 from flowmason.state import ForeachState, Role, RunState, ScopeState, StageState, decide
@@ -46,6 +47,7 @@ class RegionRun:
         self.data = Data(worker.values, region.org_id)
         self.state = RunState(region.run_id, plan)
         self.state.status = Status.RUNNING
+        self.masker = masker_of(region) or worker.services.masker
         self.lists: dict[int, list[Any]] = {}
         self.pieces: dict[int, Piece] = {}
         self._emit = emit
@@ -309,6 +311,21 @@ class RegionRun:
     def input_of(self, stage: StageState) -> Any:
         """`input` of the stage's pipeline."""
         return None if stage.scope.input is None else self.data.load(stage.scope.input)
+
+    # -- secrets ---------------------------------------------------------------------------------
+
+    def secrets_for(self, stage: StageState) -> DeclaredSecrets:
+        """The secrets that the stage's component declared."""
+        ref = stage.scope.plan.components[stage.stage.component]
+        return self.worker.services.secrets_for(ref.secrets, ref.name, self.region, self.masker)
+
+    def mask(self, data: Any) -> Any:
+        """What a component made, without the secrets that the call was handed: it is going to be recorded."""
+        return data if self.region.handed is None else self.masker.mask(data)
+
+    def mask_failure(self, failure: Failure) -> Failure:
+        """The failure without secrets."""
+        return mask_failure(failure, self.masker)
 
     # -- the pulse's side ------------------------------------------------------------------------
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flowmason.component import ComponentContextError
-from flowmason.errors import Code, Failure, StageError
 from flowmason.executor import WorkerSettings
+from flowmason.ids import OrgId
+from flowmason.region.secret import DeclaredSecrets, HandedSecrets, keys_of
+from flowmason.report import Region
 from flowmason.secrets import EnvironmentSecrets, Masker
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from flowmason.model import ModelProvider
 
 _CACHE_ENTRIES = 10_000
+_KEPT_PROVIDERS = 64
+"""With keys of orgs."""
 
 
 class Services:
@@ -34,15 +37,21 @@ class Services:
         self.cache = MemoryCache()
         self._clients: dict[tuple[str, ...], Any] = {}
         self._providers: dict[str, ModelProvider] = {}
+        self._of_orgs: OrderedDict[tuple[str, OrgId, str], ModelProvider] = OrderedDict()
 
     @cached_property
     def environment(self) -> Mapping[str, str]:
         """The names that `flowmason.json` lists under `env`, as far as they are set."""
         return {name: self._environ[name] for name in self._options.get("env", ()) if name in self._environ}
 
-    def secrets_for(self, declared: tuple[str, ...], component: str) -> DeclaredSecrets:
-        """A component's view of the secrets: only those it declared."""
-        return DeclaredSecrets(self._secrets, self.masker, frozenset(declared), component)
+    def secrets_for(self, declared: tuple[str, ...], component: str, region: Region, masker: Masker) -> DeclaredSecrets:
+        """A component's view of the secrets: only those it declared, handed with the call or from the environment."""
+        source = self._secrets if region.handed is None else HandedSecrets(region.handed)
+        return DeclaredSecrets(source, masker, frozenset(declared), component)
+
+    def cache_of(self, org_id: OrgId) -> OrgCache:
+        """The cache as components of one org see it."""
+        return OrgCache(self.cache, org_id)
 
     @cached_property
     def egress(self) -> EgressPolicy:
@@ -61,15 +70,31 @@ class Services:
             found = self._clients[hosts] = guarded_client(policy)
         return found
 
-    def provider(self, name: str) -> ModelProvider:
-        """A model provider by name, made on first use. Raises `FlowMasonError` (`NO_PROVIDER`)."""
-        found = self._providers.get(name)
-        if found is None:
-            from flowmason.providers import make_provider, settings_of
+    def provider(self, name: str, region: Region) -> ModelProvider:
+        """A model provider by name, made on first use: with the org's key where one was handed.
 
-            settings = settings_of(name, self._options.get("providers", {}))
-            found = self._providers[name] = make_provider(name, settings, egress=self.egress, environ=self._environ)
+        Raises `FlowMasonError` (`NO_PROVIDER`).
+        """
+        keys, digest = keys_of(region)
+        if not keys:
+            found = self._providers.get(name)
+            if found is None:
+                found = self._providers[name] = self._make_provider(name, self._environ)
+            return found
+        known = (name, region.org_id, digest)
+        found = self._of_orgs.get(known)
+        if found is None:
+            found = self._of_orgs[known] = self._make_provider(name, {**self._environ, **keys})
+            while len(self._of_orgs) > _KEPT_PROVIDERS:
+                self._of_orgs.popitem(last=False)
+        self._of_orgs.move_to_end(known)
         return found
+
+    def _make_provider(self, name: str, environ: Mapping[str, str]) -> ModelProvider:
+        from flowmason.providers import make_provider, settings_of
+
+        settings = settings_of(name, self._options.get("providers", {}))
+        return make_provider(name, settings, egress=self.egress, environ=environ)
 
     @property
     def default_provider(self) -> str | None:
@@ -77,42 +102,9 @@ class Services:
         chosen = self._options.get("provider") or self._options.get("providers", {}).get("default")
         return str(chosen) if chosen else None
 
-    def mask_failure(self, failure: Failure) -> Failure:
-        """The failure with every secret that was handed out replaced by stars."""
-        if self.masker.empty:
-            return failure
-        return msgspec.convert(self.masker.mask(msgspec.to_builtins(failure)), Failure)
-
-
-class DeclaredSecrets:
-    """`context.secrets`."""
-
-    def __init__(self, source: EnvironmentSecrets, masker: Masker, declared: frozenset[str], component: str) -> None:
-        self._source = source
-        self._masker = masker
-        self._declared = declared
-        self._component = component
-
-    def get(self, name: str) -> str:
-        """The secret's value; from here on it is masked in logs and failures."""
-        if name not in self._declared:
-            raise ComponentContextError(
-                f"{self._component} does not declare the secret {name!r}",
-                help=f'Add secrets=["{name}"] to its decorator.',
-            )
-        found = self._source.get(name)
-        if found is None:
-            raise StageError(
-                f"the secret {name!r} is not set",
-                code=Code.SECRET_MISSING,
-                help=f"Set FLOWMASON_SECRET_{name.upper().replace('-', '_')} where the workers run.",
-            )
-        self._masker.add(found)
-        return found
-
 
 class MemoryCache:
-    """`context.cache`: least recently used first out; lives as long as the worker."""
+    """What components keep for a while: least recently used first out; lives as long as the worker."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[str, tuple[Any, float | None]] = OrderedDict()
@@ -132,3 +124,17 @@ class MemoryCache:
         self._entries.move_to_end(key)
         while len(self._entries) > _CACHE_ENTRIES:
             self._entries.popitem(last=False)
+
+
+class OrgCache:
+    """`context.cache`: one org's part of it."""
+
+    def __init__(self, cache: MemoryCache, org_id: OrgId) -> None:
+        self._cache = cache
+        self._prefix = f"{org_id}/"
+
+    async def get(self, key: str) -> Any | None:
+        return await self._cache.get(self._prefix + key)
+
+    async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
+        await self._cache.set(self._prefix + key, value, ttl)

@@ -72,7 +72,7 @@ def failed_attempt(
         failure = failure_of(error, path=path)
     return after_failure(
         stage,
-        run.worker.mask(failure),
+        run.mask_failure(failure),
         now=run.worker.now(),
         jitter=run.worker.jitter(),
         started_at=started_at,
@@ -83,7 +83,7 @@ def failed_attempt(
 
 def unstored(run: RegionRun, event: ev.StageEvent, error: BaseException) -> tuple[ev.StageEvent | None, Failure]:
     """What stands in the place of an event whose values could not be stored (None where nothing can), and why."""
-    failure = run.worker.mask(failure_of(error, path=format_path(event.path)))
+    failure = run.mask_failure(failure_of(error, path=format_path(event.path)))
     stage = run.state.stages.get(event.path)
     if stage is None or not isinstance(event, ev.StageFinished | ev.StageExpanded):
         return None, failure
@@ -124,7 +124,7 @@ async def execute(run: RegionRun, stage: StageState, inputs: Mapping[str, Any], 
         pure = stage.stage.effect is Effect.PURE
         sandboxed = run.worker.sandboxes.component(ref, run.region.org_id)
         try:
-            return await _within(stage, sandboxed.execute(inputs, context, pure=pure))
+            return run.mask(await _within(stage, sandboxed.execute(inputs, context, pure=pure)))
         finally:
             context.close()
     loaded = run.worker.component(ref)
@@ -133,7 +133,7 @@ async def execute(run: RegionRun, stage: StageState, inputs: Mapping[str, Any], 
         result = await _within(stage, instance.execute(given, context))
     finally:
         context.close()
-    return loaded.dump(result)
+    return run.mask(loaded.dump(result))
 
 
 async def _within(stage: StageState, work: Awaitable[Any]) -> Any:

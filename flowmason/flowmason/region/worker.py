@@ -64,7 +64,6 @@ class Worker:
         self._rng = random.Random()
         self._active: weakref.WeakSet[RegionRun] = weakref.WeakSet()
         self._pulse: threading.Thread | None = None
-        self.masker = self.services.masker
 
     # -- regions ---------------------------------------------------------------------------------
 
@@ -231,23 +230,13 @@ class Worker:
         """What `env.` may read."""
         return self.services.environment
 
-    def secrets_for(self, stage: StageState) -> Any:
-        """The secrets that the stage's component declared."""
-        ref = stage.scope.plan.components[stage.stage.component]
-        return self.services.secrets_for(ref.secrets, ref.name)
-
-    @property
-    def cache(self) -> Any:
-        """The process's cache for components."""
-        return self.services.cache
+    def cache_of(self, org_id: OrgId) -> Any:
+        """The process's cache for components of an org."""
+        return self.services.cache_of(org_id)
 
     def http(self, hosts: tuple[str, ...]) -> Any:
         """The guarded HTTP client of components that declare these hosts."""
         return self.services.http(hosts)
-
-    def mask(self, failure: Failure) -> Failure:
-        """The failure without secret values."""
-        return self.services.mask_failure(failure)
 
     def monotonic(self) -> float:
         """Seconds of a clock that never goes back."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flowmason.errors import Code, FlowMasonError
 from flowmason.providers.mock import MockProvider
 from flowmason.region.services import Services
+from flowmason.report import Region
 from flowmason.secrets import variable
 from flowmason.testing.files import Script, Setup
 
@@ -36,7 +37,7 @@ class OfflineServices(Services):
 
         return EgressPolicy(only=frozenset())
 
-    def provider(self, name: str) -> ModelProvider:
+    def provider(self, name: str, region: Region) -> ModelProvider:
         """The scripted model in the place of every provider; without a script only those that need no network."""
         if self._model is not None:
             return self._model
@@ -48,7 +49,7 @@ class OfflineServices(Services):
                 code=Code.NO_PROVIDER,
                 help='Script the model ("llm": "what it answers") or mock the stage ("mocks": {…}).',
             )
-        return super().provider(name)
+        return super().provider(name, region)
 
     @property
     def default_provider(self) -> str | None:

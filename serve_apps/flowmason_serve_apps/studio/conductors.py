@@ -17,6 +17,7 @@ from flowmason_actors.conductor_pool import ConductorPool
 from flowmason_serve_apps.studio.supervised import PRIVATE_FILE
 
 RESOLVE = "flowmason.studio.resolving:org_pipelines"
+SECRETS = "flowmason.studio.secrets:org_secrets"
 _LOOK_S = 2.0
 _DRAIN_S = 2.0
 _HANDLES_S = 5.0
@@ -30,6 +31,7 @@ def settings(environ: Mapping[str, str]) -> HostSettings:
         worker=WorkerSettings(values_url=default_values_url(None, environ)),
         environment=environ.get(PRIVATE_FILE, ""),
         pipelines=RESOLVE,
+        secrets=SECRETS,
     )
 
 

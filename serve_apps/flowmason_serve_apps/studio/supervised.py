@@ -18,7 +18,14 @@ from flowmason_actors import processes
 from flowmason_actors.head import HeadPorts
 
 PORT = 8999
-PRIVATE = ("DATABASE_URL", "PGPASSWORD", "REDIS_URL", "JWT_SECRET", "FLOWMASON_SMTP_PASSWORD")
+PRIVATE = (
+    "DATABASE_URL",
+    "PGPASSWORD",
+    "REDIS_URL",
+    "JWT_SECRET",
+    "FLOWMASON_SMTP_PASSWORD",
+    "FLOWMASON_MASTER_KEY",
+)
 """Variables that the API and the conductors need and no worker should inherit."""
 PRIVATE_FILE = "FLOWMASON_PRIVATE_ENVIRONMENT"
 """The variable that names the file (JSON, 0600) with the private ones."""
