@@ -11,9 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from flowmason.database import default_journal_url
+from flowmason.database import database, default_journal_url
 from flowmason.database.urls import given_database, sqlite_path
 from flowmason.errors import EngineUnavailableError, UsageError
+from flowmason.journal_sql.store import open_tables
 from flowmason.places import home_dir
 from flowmason.values_fs import default_values_url
 from flowmason_actors import head, processes
@@ -46,6 +47,8 @@ def prepare() -> str | None:
     if values and "://" not in values:
         os.environ["FLOWMASON_VALUES_URL"] = str(Path(values).absolute())
     os.environ["FLOWMASON_HOME"] = str(home_dir(os.environ).absolute())
+    # Tables first, by the door that has a message for every way in which a database is not there.
+    open_tables(database(url)).close()
     store = StudioStore.open(url)
     try:
         # That the API's role is there is better found out now than by a replica.

