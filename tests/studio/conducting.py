@@ -8,16 +8,19 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from flowmason.conductor import Conductor
-from flowmason.executor import WorkerSettings
+from flowmason.conductor.handing import Handing
+from flowmason.executor import Executor, WorkerSettings
 from flowmason.executor_local import LocalExecutor
 from flowmason.ids import Ids
 from flowmason.journal_sql import open_journal
+from flowmason.providers import key_variables
 from flowmason.region import Worker
+from flowmason.secrets import OrgSecrets
 from flowmason.studio.resolving import org_pipelines
 from flowmason.values_fs import open_values
 from flowmason_serve_apps.studio.settings import StudioSettings
@@ -27,15 +30,24 @@ POLL_S = 0.01
 
 
 @contextmanager
-def conducting(settings: StudioSettings, options: Mapping[str, Any] | None = None) -> Iterator[Conductor]:
-    """A conductor with the local executor, in a thread of its own, until the block ends."""
+def conducting(
+    settings: StudioSettings,
+    options: Mapping[str, Any] | None = None,
+    *,
+    make: Callable[[WorkerSettings], Executor] | None = None,
+    packages: str | None = None,
+    secrets: OrgSecrets | None = None,
+) -> Iterator[Conductor]:
+    """A conductor with the local executor (or what `make` gives), in a thread of its own, until the block ends."""
     ready, done = threading.Event(), threading.Event()
     held: list[Any] = []
 
     async def conduct() -> None:
         journal = open_journal(settings.database_url)
-        worker = WorkerSettings(values_url=settings.values_url, options=dict(options or {}))
-        executor = LocalExecutor(lambda: Worker(worker).run, workers=4)
+        worker = WorkerSettings(values_url=settings.values_url, packages_dir=packages, options=dict(options or {}))
+        executor: Executor = make(worker) if make else LocalExecutor(lambda: Worker(worker).run, workers=4)
+        if secrets is not None:
+            executor = Handing(executor, secrets, key_variables(worker.options.get("providers", {})))
         await executor.start()
         conductor = Conductor(
             journal=journal,

@@ -9,13 +9,15 @@ from sqlalchemy.exc import IntegrityError
 
 from flowmason.component import version_key
 from flowmason.errors import Code, Fault, RefusedError, UsageError, did_you_mean
-from flowmason.ids import sha256
+from flowmason.ids import Digest, sha256
 from flowmason.package import inspect_bytes
+from flowmason.plan import Plan
 from flowmason.registry import PackageManifest, packed_specs
 from flowmason.registry.packages import decode_manifest
 from flowmason.studio import schema
 from flowmason.studio.components import built_in_names
 from flowmason.studio.scope import Scope
+from flowmason.values import ValueStore
 
 _table = schema.packages
 _COLUMNS = tuple(column for column in _table.c if column.name != "data")
@@ -110,6 +112,25 @@ def package_bytes(scope: Scope, package: str) -> bytes:
     if not found:
         raise UsageError(f"there is no package {package!r}", code=Code.NOT_FOUND)
     return bytes(found[0]["data"])
+
+
+def store_archives(scope: Scope, values: ValueStore, plan: Plan | None = None) -> None:
+    """Put the files of the org's packages (or those that a Plan needs and are missing) where workers find them.
+
+    What is there already counts as touched: a sweep leaves it.
+    """
+    wanted: set[str] | None = None
+    if plan is not None:
+        refs = [ref for each in (plan, *plan.plans.values()) for ref in each.components.values()]
+        wanted = {ref.archive for ref in refs if ref.archive is not None}
+        wanted = {digest for digest in wanted if not values.has(scope.org_id, Digest(digest))}
+        if not wanted:
+            return
+    conditions = [] if wanted is None else [_table.c.digest.in_(wanted)]
+    for row in scope.find(_table, *conditions, columns=(_table.c.package_id,)):
+        found = scope.one(_table, _table.c.package_id == row["package_id"])
+        if found is not None:
+            values.put(scope.org_id, Digest(found["digest"]), bytes(found["data"]))
 
 
 def _taken(name: str) -> UsageError:

@@ -12,7 +12,7 @@ from flowmason.conductor import new_run
 from flowmason.errors import Code, UsageError
 from flowmason.ids import RunId
 from flowmason.journal import TERMINAL, Command, NewRun, RunRow
-from flowmason.studio import pipelines, schema
+from flowmason.studio import packages, pipelines, schema
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.pipelines import StoredPipeline
 from flowmason.studio.scope import Scope
@@ -118,6 +118,7 @@ def _prepare(services: Services, caller: Caller, wanted: Wanted) -> tuple[NewRun
             stored = pipelines.resolve(scope, wanted.reference)
         components = services.catalogue.of(scope)
         plan = services.compiling.kept(stored.digest, stored.document, components, pipelines.look_in(scope))
+        packages.store_archives(scope, services.values, plan)
         limits = scope.one(schema.org_limits)
         is_kept = stored.kept or services.is_kept(caller.org_id, stored)
     given = wanted.input

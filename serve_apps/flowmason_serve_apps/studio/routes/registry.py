@@ -11,6 +11,7 @@ from fastapi import APIRouter, File, Query, UploadFile
 from flowmason.assembly.outcome import moment
 from flowmason.component import ComponentSpec
 from flowmason.errors import Code, UsageError
+from flowmason.ids import Digest
 from flowmason.registry import Registry
 from flowmason.studio import packages
 from flowmason.studio.identity.callers import Caller
@@ -104,7 +105,10 @@ def deploy(
         raise UsageError(f"a package may have {most >> 20} MiB", code=Code.INVALID_INPUT)
     manifest = packages.check_package(data)
     with services.store.scope(caller.org_id) as scope:
-        return _package(packages.add_package(scope, manifest, data, by=caller.actor, now=services.now()))
+        added = packages.add_package(scope, manifest, data, by=caller.actor, now=services.now())
+    # A run finds it there; one that needs it later puts it there again.
+    services.values.put(caller.org_id, Digest(added.digest), data)
+    return _package(added)
 
 
 @router.get("/packages", operation_id="registry_packages")
