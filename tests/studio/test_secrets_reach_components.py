@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import os
@@ -12,11 +13,14 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import msgspec
 import pytest
 
 from flowmason.package import install
 from flowmason.studio.components import Catalogue
 from flowmason.studio.secrets import org_secrets
+from flowmason_actors.conductor_host import ConductorHost
+from flowmason_serve_apps.studio import conductors
 from studio.conducting import conducting, ended, made, started
 from studio.kit import Studio
 from studio.parrots import assert_nowhere, parrots, pipeline, upload
@@ -194,3 +198,28 @@ def test_a_node_asks_its_model_with_the_orgs_own_key(
         server.shutdown()
         server.server_close()
     assert _Model.keys == [f"Bearer {SECRET}", "Bearer sk-of-the-operator"]
+
+
+def test_a_conductor_host_hands_secrets_out(studio: Studio, tmp_path: Path) -> None:
+    """As `fm studio start` makes them."""
+    upload(studio, parrots(tmp_path))
+    put(studio)
+    database = studio.services.settings
+    settings = msgspec.structs.replace(
+        conductors.settings({"FLOWMASON_VALUES_URL": database.values_url}),
+        database_url=database.database_url,
+        executor="flowmason_serve_apps.studio.dev:local_executor",
+    )
+    assert settings.secrets
+    run_id = started(studio, made(studio, pipeline("parrot"))["id"])["id"]
+
+    async def walked() -> dict[str, Any]:
+        host = ConductorHost(msgspec.msgpack.encode(settings))
+        await host.ready()
+        try:
+            return await asyncio.to_thread(ended, studio, run_id)
+        finally:
+            await host.drain(2.0)
+
+    run = asyncio.run(walked())
+    assert run["status"] == "completed" and run["output"]["length"] == len(SECRET), run
