@@ -226,7 +226,8 @@ class Load:
         self.connections: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         """What the client met and tried again."""
-        self._pipeline = ""
+        self.pipeline = ""
+        """The id of the pipeline of which runs are submitted."""
 
     async def __aenter__(self) -> Load:
         self.client = httpx2.AsyncClient(
@@ -238,7 +239,7 @@ class Load:
         document = {"name": self.name, "version": "1.0.0", "stages": stages(**self.options)}
         made = await self.asked("POST", "/api/v1/pipelines", json=document)
         assert made.status_code == 201, made.text
-        self._pipeline = made.json()["id"]
+        self.pipeline = made.json()["id"]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -264,7 +265,7 @@ class Load:
     async def submit(self, key: str) -> str:
         """One run under a key; returns its id."""
         answer = await self.asked(
-            "POST", f"/api/v1/pipelines/{self._pipeline}/run", json={"input": {}}, headers={"Idempotency-Key": key}
+            "POST", f"/api/v1/pipelines/{self.pipeline}/run", json={"input": {}}, headers={"Idempotency-Key": key}
         )
         assert answer.status_code in (200, 202), answer.text
         run: str = answer.json()["id"]

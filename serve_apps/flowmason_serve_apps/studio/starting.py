@@ -35,6 +35,7 @@ def prepare() -> str | None:
     `EngineUnavailableError` where no server answers or the API's role is missing.
     """
     from flowmason.studio.identity.bootstrap import issue_bootstrap_token
+    from flowmason.studio.roles import ensure_api_role
     from flowmason.studio.scope import StudioStore
 
     url = default_journal_url(None, os.environ)
@@ -49,6 +50,7 @@ def prepare() -> str | None:
     os.environ["FLOWMASON_HOME"] = str(home_dir(os.environ).absolute())
     # Tables first, by the door that has a message for every way in which a database is not there.
     open_tables(database(url)).close()
+    ensure_api_role(url)
     store = StudioStore.open(url)
     try:
         # That the API's role is there is better found out now than by a replica.
