@@ -62,7 +62,9 @@ def test_it_is_used_on_a_host_and_stands_nowhere(birds: Studio, tmp_path: Path) 
     assert run["status"] == "completed", run
     assert run["output"]["length"] == len(SECRET) and "key ***" in run["output"]["value"]
     assert_nowhere(studio, tmp_path / "studio", run_id, SECRET)
-    logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
+    node = ray._private.worker._global_node
+    assert node is not None
+    logs = Path(node.get_session_dir_path()) / "logs"
     said = [file.read_bytes() for file in logs.rglob("*") if file.is_file()]
     assert said and not any(SECRET.encode() in text for text in said)
 
