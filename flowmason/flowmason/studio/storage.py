@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import sqlalchemy as sa
 
-from flowmason import retention
 from flowmason.errors import Code, FormatError, UsageError
 from flowmason.ids import OrgId, RunId
 from flowmason.journal import Journal
@@ -13,7 +12,6 @@ from flowmason.studio import schema
 from flowmason.studio.identity import audit
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.scope import Scope, StudioStore
-from flowmason.values import ValueStore
 
 ENDED = ("completed", "failed", "cancelled")
 _DAY_S = 24 * 3600.0
@@ -56,32 +54,23 @@ def set_retention(scope: Scope, caller: Caller, wanted: Retention, now: int) -> 
     return wanted
 
 
-async def apply_retention(
-    store: StudioStore, journal: Journal, values: ValueStore, now: int
-) -> dict[OrgId, retention.Pruned]:
-    """Delete old runs of every org that wishes it, then values that no run mentions; for whoever keeps the Studio.
+async def apply_retention(store: StudioStore, journal: Journal, now: int) -> dict[OrgId, list[RunId]]:
+    """Delete old runs of every org that wishes it; returns which. Their values go with the next sweep.
 
-    `store` must be the owner's: it looks at all orgs. Orgs of which nothing is deleted are left out.
+    `store` must be the owner's: it looks at all orgs.
     """
-    done: dict[OrgId, retention.Pruned] = {}
     with store.system(writing=False) as system:
         rows = list(system.execute(sa.select(schema.orgs)).mappings())
+    done: dict[OrgId, list[RunId]] = {}
     for row in rows:
         org, wanted = OrgId(row["org_id"]), _read(row["settings"])
         if wanted.days is None:
             continue
         before = min(now - int(wanted.days * _DAY_S * 1000), _oldest_kept(store, org, wanted.min_kept, now))
-        pruned = await _prune(journal, values, org, before)
-        if pruned.runs or pruned.swept.values:
-            done[org] = pruned
+        deleted: list[RunId] = await journal.prune(org, before=before, statuses=())
+        if deleted:
+            done[org] = deleted
     return done
-
-
-async def _prune(journal: Journal, values: ValueStore, org_id: OrgId, before: int) -> retention.Pruned:
-    if before <= 0:
-        return retention.Pruned()
-    runs: list[RunId] = await journal.prune(org_id, before=before, statuses=())
-    return retention.Pruned(tuple(runs), await retention.sweep(journal, values, org_id))
 
 
 def _oldest_kept(store: StudioStore, org_id: OrgId, count: int, now: int) -> int:

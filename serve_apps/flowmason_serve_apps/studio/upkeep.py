@@ -13,9 +13,10 @@ from flowmason import retention
 from flowmason.database import default_journal_url
 from flowmason.ids import OrgId
 from flowmason.journal_sql import open_journal
-from flowmason.studio import schema
+from flowmason.studio import packages, rotation, schema, storage
 from flowmason.studio.identity import sweeping
 from flowmason.studio.scope import StudioStore
+from flowmason.studio.sealing import open_sealer
 from flowmason.values_fs import default_values_url, open_values
 
 SWEEP_S = 600.0
@@ -40,8 +41,10 @@ class Upkeep:
             if self._swept is None or now - self._swept >= SWEEP_S:
                 self._swept = now
                 self.sweep()
+                self.rewrap()
             if now - self._emptied >= VALUES_S:
                 self._emptied = now
+                asyncio.run(self.remove_runs())
                 asyncio.run(self.remove_values())
         except Exception:
             log.exception("upkeep")
@@ -54,16 +57,41 @@ class Upkeep:
         finally:
             store.close()
 
+    def rewrap(self) -> int:
+        """Bring what is sealed under an earlier master key under the current one; returns how much it was."""
+        store = StudioStore.open(default_journal_url(None, self._environ))
+        try:
+            return rotation.rewrap_all(store, open_sealer(self._environ))
+        finally:
+            store.close()
+
+    async def remove_runs(self) -> int:
+        """Delete the old runs of orgs that wish it; returns how many."""
+        url = default_journal_url(None, self._environ)
+        store, journal = StudioStore.open(url), open_journal(url)
+        try:
+            done = await storage.apply_retention(store, journal, time.time_ns() // 1_000_000)
+        finally:
+            await journal.close()
+            store.close()
+        for org, runs in done.items():
+            log.info("%s: %d old runs deleted", org, len(runs))
+        return sum(map(len, done.values()))
+
     async def remove_values(self, *, untouched_s: float = retention.SWEEP_AFTER_S) -> int:
         """Remove values that no run mentions and nobody touched for a day; returns how many."""
         url = default_journal_url(None, self._environ)
         store = StudioStore.open(url)
+        values = open_values(default_values_url(None, self._environ))
         try:
             with store.system(writing=False) as system:
                 orgs = [OrgId(org) for org in system.execute(sa.select(schema.orgs.c.org_id)).scalars()]
+            for org in orgs:
+                # No run may mention a package yet.
+                with store.scope(org, writing=False) as scope:
+                    packages.store_archives(scope, values)
         finally:
             store.close()
-        values = open_values(default_values_url(None, self._environ))
         journal = open_journal(url)
         try:
             removed = 0
