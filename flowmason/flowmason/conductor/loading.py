@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Protocol
 
 from flowmason import event as ev
 from flowmason.errors import Code, FormatError, JournalError
-from flowmason.ids import PlanId
-from flowmason.journal import Journal, RunRow
+from flowmason.event import Frame
+from flowmason.ids import PlanId, RunId
+from flowmason.journal import RunRow
 from flowmason.plan import Plan, decode
 from flowmason.state import RunState
+
+
+class History(Protocol):
+    """What a state is folded from: a `Journal`, or the part of one that its reader may see."""
+
+    async def frames(self, run_id: RunId, after: int = 0) -> list[Frame]:
+        """As `Journal.frames`."""
+        ...
+
+    async def plan(self, plan_id: PlanId) -> bytes | None:
+        """As `Journal.plan`."""
+        ...
 
 
 class Plans:
     """Plans of a journal, the latest ones kept: a Plan never changes, and decoding one costs more than a short run."""
 
-    def __init__(self, journal: Journal, keep: int = 64) -> None:
+    def __init__(self, journal: History, keep: int = 64) -> None:
         self._journal = journal
         self._keep = keep
         self._known: OrderedDict[PlanId, Plan] = OrderedDict()
@@ -31,7 +45,7 @@ class Plans:
         return plan
 
 
-async def load_state(journal: Journal, row: RunRow, plans: Plans | None = None) -> RunState:
+async def load_state(journal: History, row: RunRow, plans: Plans | None = None) -> RunState:
     """Fold a run's journal. Raises `FormatError` for one of a newer format, `JournalError` for a broken one."""
     frames = await journal.frames(row.run_id)
     events = [event for frame in frames for event in frame.events]
@@ -64,7 +78,7 @@ async def load_state(journal: Journal, row: RunRow, plans: Plans | None = None) 
     return state
 
 
-async def load_plan(journal: Journal, plan_id: PlanId) -> Plan:
+async def load_plan(journal: History, plan_id: PlanId) -> Plan:
     """A Plan from the journal. Raises `JournalError` where it is missing, `FormatError` for a newer format."""
     data = await journal.plan(plan_id)
     if data is None:

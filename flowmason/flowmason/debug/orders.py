@@ -19,9 +19,16 @@ STEPS = ("over", "into", "out")
 
 
 def change(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:
-    """`breakpoints`: other breakpoints and exception filters. Raises `RefusedError` for what cannot be read."""
+    """`breakpoints`: other breakpoints, other exception filters; what is not named stays as it is.
+
+    Raises `RefusedError` for what cannot be read.
+    """
     _alive(state)
-    event = read_changes(arguments)
+    now = {
+        "breakpoints": [msgspec.structs.asdict(point) for point in state.debug.breakpoints],
+        "exceptions": sorted(state.debug.exceptions),
+    }
+    event = read_changes({**now, **arguments})
     check(event, state.plan, state.plans.values())
     return [msgspec.structs.replace(event, stop_on_entry=False)]
 

@@ -10,7 +10,7 @@ import msgspec
 from flowmason.debug.sight import Load, Sight
 from flowmason.errors import FlowMasonError
 from flowmason.event import PromptEdit
-from flowmason.ids import StagePath, format_path
+from flowmason.ids import format_path
 from flowmason.report import ASKED, LogLine
 from flowmason.state import RunState, StageState, Status
 
@@ -43,7 +43,7 @@ def prompt_of(state: RunState, stage: StageState, load: Load, logs: Iterable[Log
     """The prompt of an open stage. `logs` are the run's log lines (secrets are masked in them)."""
     sight = Sight(state, stage, load)
     given = sight.fields(stage.stage.inputs)
-    asked = _asked(stage.path, logs)
+    asked = _asked(stage, logs)
     fields = asked.fields if asked is not None else _fields(given)
     edit = stage.edit
     if asked is None and edit is not None:
@@ -66,11 +66,13 @@ def prompt_of(state: RunState, stage: StageState, load: Load, logs: Iterable[Log
     )
 
 
-def _asked(path: StagePath, logs: Iterable[LogLine]) -> LogLine | None:
-    """The first thing that the last attempt asked: what follows it are repairs of bad answers."""
+def _asked(stage: StageState, logs: Iterable[LogLine]) -> LogLine | None:
+    """The first thing that the last attempt of this round asked: what follows it are repairs of bad answers."""
     found: LogLine | None = None
     for line in logs:
-        if line.path == path and line.message == ASKED and (found is None or line.attempt > found.attempt):
+        if line.path != stage.path or line.message != ASKED or line.attempt <= stage.base:
+            continue
+        if found is None or line.attempt > found.attempt:
             found = line
     return found
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
 from flowmason.conductor import new_run
+from flowmason.debug import check
 from flowmason.errors import Code, UsageError
+from flowmason.event import DebugChanged
 from flowmason.ids import RunId
 from flowmason.journal import TERMINAL, Command, NewRun, RunRow
+from flowmason.plan import Plan
 from flowmason.studio import packages, pipelines, schema
+from flowmason.studio.compiling import read_value
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.pipelines import StoredPipeline
 from flowmason.studio.scope import Scope
@@ -37,6 +41,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     idempotency_key: str | None = None
     test: bool = False
+    debug: DebugChanged | None = None
+    """What stops the run from its start on."""
 
 
 async def start(services: Services, caller: Caller, wanted: Wanted) -> tuple[RunRow, StoredPipeline]:
@@ -46,15 +52,25 @@ async def start(services: Services, caller: Caller, wanted: Wanted) -> tuple[Run
     run, a wrong input).
     """
     run, stored, most_queued = await asyncio.to_thread(_prepared, services, caller, wanted)
+    return await _submitted(services, run, most_queued), stored
+
+
+async def start_inline(services: Services, caller: Caller, document: Mapping[str, Any], wanted: Wanted) -> RunRow:
+    """Record a run of a pipeline that is kept nowhere but in the run. Raises as `start` does."""
+    run, most_queued = await asyncio.to_thread(_prepare_inline, services, caller, document, wanted)
+    return await _submitted(services, run, most_queued)
+
+
+async def _submitted(services: Services, run: NewRun, most_queued: int | None) -> RunRow:
     try:
-        row = await services.runs.org(caller.org_id).submit(run, most_queued=most_queued)
+        row = await services.runs.org(run.org_id).submit(run, most_queued=most_queued)
     except UsageError as error:
         if error.failure.code != Code.QUEUE_FULL:
             raise
         failure = error.failure
         raise UsageError(failure.message, code=failure.code, help=failure.help, retry_after_ms=_FULL_RETRY_MS) from None
     await services.nudge()
-    return row, stored
+    return row
 
 
 async def ended(services: Services, caller: Caller, run_id: RunId, timeout_s: float) -> RunRow | None:
@@ -135,7 +151,31 @@ def _prepare(services: Services, caller: Caller, wanted: Wanted) -> tuple[NewRun
         "submitted_by": caller.name,
         **({"test": True} if wanted.test else {}),
     }
-    run = new_run(
+    run = _new(services, caller, wanted, plan, given, options)
+    if not is_kept:
+        with services.store.scope(caller.org_id) as scope:
+            pipelines.keep(scope, stored, by=caller.actor, now=services.now())
+        services.note_kept(caller.org_id, stored)
+    return run, stored, None if limits is None else limits["max_queued_runs"]
+
+
+def _prepare_inline(
+    services: Services, caller: Caller, document: Mapping[str, Any], wanted: Wanted
+) -> tuple[NewRun, int | None]:
+    written = read_value(dict(document))
+    with services.store.scope(caller.org_id, writing=False) as scope:
+        plan = services.compiling.plan(written, services.catalogue.of(scope), pipelines.look_in(scope))
+        packages.store_archives(scope, services.values, plan)
+        limits = scope.one(schema.org_limits)
+    options = {**wanted.options, "submitted_by": caller.name}
+    run = _new(services, caller, wanted, plan, wanted.input, options)
+    return run, None if limits is None else limits["max_queued_runs"]
+
+
+def _new(services: Services, caller: Caller, wanted: Wanted, plan: Plan, given: Any, options: dict[str, Any]) -> NewRun:
+    if wanted.debug is not None:
+        check(wanted.debug, plan)
+    return new_run(
         plan,
         given,
         run_id=services.ids.run(),
@@ -146,9 +186,5 @@ def _prepare(services: Services, caller: Caller, wanted: Wanted) -> tuple[NewRun
         options=options,
         priority=wanted.priority,
         idempotency_key=wanted.idempotency_key,
+        debug=wanted.debug,
     )
-    if not is_kept:
-        with services.store.scope(caller.org_id) as scope:
-            pipelines.keep(scope, stored, by=caller.actor, now=services.now())
-        services.note_kept(caller.org_id, stored)
-    return run, stored, None if limits is None else limits["max_queued_runs"]

@@ -22,6 +22,7 @@ from flowmason_serve_apps.studio.details import Details
 from flowmason_serve_apps.studio.guard.authentication import Authenticator
 from flowmason_serve_apps.studio.live import Live
 from flowmason_serve_apps.studio.settings import StudioSettings
+from flowmason_serve_apps.studio.states import States
 
 _KEPT_NOTED = 4096
 Nudge = Callable[[], Awaitable[None]]
@@ -53,6 +54,7 @@ class Services:
     runs: RunStore = field(init=False)
     live: Live = field(init=False)
     details: Details = field(init=False)
+    states: States = field(init=False, default_factory=States)
     _kept: set[tuple[OrgId, str, str, str]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from flowmason_serve_apps.studio.routes import health, pipelines, registry, runs, secrets, storage, streams
+from flowmason_serve_apps.studio.routes import debugging, health, pipelines, registry, runs, secrets, storage, streams
 
 ROUTERS: tuple[APIRouter, ...] = (
+    debugging.router,
     health.router,
     pipelines.router,
     registry.router,

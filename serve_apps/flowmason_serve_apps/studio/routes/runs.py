@@ -9,13 +9,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from flowmason import value
 from flowmason.assembly.outcome import moment, plain
-from flowmason.errors import Code, UsageError
 from flowmason.ids import Digest, RunId, format_path
-from flowmason.journal import TERMINAL
 from flowmason.studio import pipelines
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.pipelines import StoredPipeline
-from flowmason_serve_apps.studio import running
+from flowmason_serve_apps.studio import running, steering
 from flowmason_serve_apps.studio.details import no_run, summary
 from flowmason_serve_apps.studio.models import runs as models
 from flowmason_serve_apps.studio.routes.parts import (
@@ -156,7 +154,7 @@ async def cancel(
     services: Given, caller: RunController, run_id: Run, body: models.Reason | None = None
 ) -> models.Accepted:
     """Ask for the end of a run."""
-    return await _command(services, caller, run_id, "cancel", _NOT_ENDED, reason=body.reason if body else "")
+    return await _command(services, caller, run_id, "cancel", reason=body.reason if body else "")
 
 
 @router.post("/runs/{run_id}/pause", status_code=202, operation_id="runs_pause")
@@ -164,7 +162,7 @@ async def pause(
     services: Given, caller: RunController, run_id: Run, body: models.Reason | None = None
 ) -> models.Accepted:
     """Ask a run to start nothing more; what is under way ends first."""
-    return await _command(services, caller, run_id, "pause", _NOT_ENDED, reason=body.reason if body else "")
+    return await _command(services, caller, run_id, "pause", reason=body.reason if body else "")
 
 
 @router.post("/runs/{run_id}/resume", status_code=202, operation_id="runs_resume")
@@ -173,7 +171,7 @@ async def resume(
 ) -> models.Accepted:
     """Go on with a paused run, or reopen a failed one: finished results are kept."""
     unknown = {"rerun_unknown": body.rerun_unknown} if body and body.rerun_unknown else {}
-    return await _command(services, caller, run_id, "resume", ("running", "paused", "failed"), **unknown)
+    return await _command(services, caller, run_id, "resume", **unknown)
 
 
 @router.delete("/runs/{run_id}", status_code=204, operation_id="runs_delete")
@@ -240,19 +238,8 @@ def _value(services: Services, org_id: Any, digest: Digest, raw: bool) -> Respon
         return Response(data, media_type="application/octet-stream")
 
 
-_NOT_ENDED = ("queued", "running", "paused")
-
-
-async def _command(
-    services: Services, caller: Caller, run_id: str, name: str, states: tuple[str, ...], **arguments: Any
-) -> models.Accepted:
-    row = await services.runs.org(caller.org_id).row(RunId(run_id))
-    if row is None:
-        raise no_run(run_id)
-    if row.status not in states:
-        final = "; that is final" if row.status in TERMINAL and row.status != "failed" else ""
-        raise UsageError(f"run {run_id} is {row.status}{final}: it cannot be told to {name}", code=Code.CONFLICT)
-    await running.command(services, caller, row.run_id, name, **arguments)
+async def _command(services: Services, caller: Caller, run_id: str, name: str, **arguments: Any) -> models.Accepted:
+    row = await steering.order(services, caller, run_id, name, **arguments)
     return models.Accepted(run_id=run_id, command=name, status=row.status)  # type: ignore[arg-type]
 
 
