@@ -36,7 +36,7 @@ def test_there_are_two_replicas_that_hold_no_cpu() -> None:
     [wanted] = _config().applications
     api = application(dict(wanted.args))._bound_deployment
     assert (api.name, api.num_replicas) == ("api", 2)
-    assert api.ray_actor_options["num_cpus"] == 0
+    assert (api.ray_actor_options or {})["num_cpus"] == 0
 
 
 def test_a_wrong_argument_is_refused() -> None:

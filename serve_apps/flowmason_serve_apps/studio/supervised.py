@@ -54,6 +54,8 @@ class StudioPorts(msgspec.Struct, frozen=True):
     http: int
     stats: int
     metrics: int
+    fallback: int
+    """Serve's own proxy, which HAProxy asks where no replica is; two of them would share Ray's default port."""
     replicas: int
     """The first of the ports from which replicas take theirs."""
     head: HeadPorts
@@ -121,6 +123,7 @@ def choose_ports(options: StudioOptions) -> StudioPorts:
         http=options.port or processes.free_port(host=options.host),
         stats=processes.free_port(),
         metrics=processes.free_port(),
+        fallback=processes.free_port(),
         replicas=_free_block(),
         head=HeadPorts.free(dashboard=options.dashboard),
     )
@@ -190,6 +193,7 @@ def environment(
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.stats),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.replicas),

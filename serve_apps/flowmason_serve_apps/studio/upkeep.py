@@ -1,4 +1,4 @@
-"""What is done now and then for all orgs: what is over is deleted, values that no run mentions are removed."""
+"""What is done now and then for all orgs: what is over, old runs and values that no run mentions are deleted."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class Upkeep:
             if self._swept is None or now - self._swept >= SWEEP_S:
                 self._swept = now
                 self.sweep()
+                asyncio.run(self.delete_runs())
                 self.rewrap()
             if now - self._emptied >= VALUES_S:
                 self._emptied = now
@@ -77,6 +78,17 @@ class Upkeep:
         for org, runs in done.items():
             log.info("%s: %d old runs deleted", org, len(runs))
         return sum(map(len, done.values()))
+
+    async def delete_runs(self) -> int:
+        """Delete old runs of orgs that wish it; returns how many."""
+        url = default_journal_url(None, self._environ)
+        store, journal = StudioStore.open(url), open_journal(url)
+        try:
+            deleted = await storage.apply_retention(store, journal, time.time_ns() // 1_000_000)
+            return sum(map(len, deleted.values()))
+        finally:
+            await journal.close()
+            store.close()
 
     async def remove_values(self, *, untouched_s: float = retention.SWEEP_AFTER_S) -> int:
         """Remove values that no run mentions and nobody touched for a day; returns how many."""
