@@ -144,7 +144,6 @@ def test_a_new_value_is_used_from_then_on(studio: Studio) -> None:
     assert ended(studio, again)["output"]["length"] == 38
 
 
-@pytest.mark.parametrize("birds", ["installed"], indirect=True)
 @pytest.mark.usefixtures("birds")
 def test_a_value_that_does_not_open_fails_the_stage_by_name(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     put(studio)

@@ -88,8 +88,12 @@ class Sandboxed:
         secrets = {}
         if not pure:
             for name in self._ref.secrets:
-                with contextlib.suppress(StageError):  # one that is not set is missed when it is asked for
+                try:
                     secrets[name] = context.secrets.get(name)
+                except StageError as error:
+                    # One that is not set is missed when it is asked for.
+                    if error.failure.code != Code.SECRET_MISSING:
+                        raise
         return await child.run(inputs, context, secrets, pure=pure)
 
 
