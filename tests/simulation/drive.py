@@ -12,12 +12,13 @@ from typing import Any
 from flowmason import event as ev
 from flowmason.conductor import Conductor, new_run
 from flowmason.event import Recorded, encode_events
-from flowmason.ids import Ids, RunId, format_path
+from flowmason.ids import LOCAL_ORG, Ids, OrgId, RunId, StagePath, format_path, parse_path
 from flowmason.journal import TERMINAL, Append, Command
 from flowmason.journal_memory import MemoryJournal
 from flowmason.plan import Plan
 from flowmason.policy import Effect
 from flowmason.state import RunState, fold
+from simulation import debugging
 from simulation.pipelines import random_plan
 from simulation.virtual import run_virtual
 from simulation.world import SimExecutor, World
@@ -82,16 +83,36 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
 
     ids = Ids(loop.time, random.Random(f"{seed}/ids"))
 
-    async def submit(plan: Plan, **options: Any) -> RunId:
-        run = new_run(plan, {}, run_id=ids.run(), now=now(), by="test", values=world.values, options=options)
+    async def submit(
+        plan: Plan, debug: ev.DebugChanged | None = None, org_id: OrgId = LOCAL_ORG, **options: Any
+    ) -> RunId:
+        run = new_run(
+            plan,
+            {},
+            run_id=ids.run(),
+            now=now(),
+            by="test",
+            values=world.values,
+            org_id=org_id,
+            options=options,
+            debug=debug,
+        )
         return (await journal.submit(run)).run_id
 
-    run_id = world.first_run = await submit(plan, max_concurrency=rng.choice((None, 1, 4)))
+    looked_at = random.Random(f"{seed}/debugging")
+    debug = debugging.drawn(looked_at, plan) if trouble else None
+    run_id = world.first_run = await submit(plan, debug, max_concurrency=rng.choice((None, 1, 4)))
+    somebody = debugging.Somebody(journal, run_id, plan, ids, now)
     neighbours: dict[RunId, Plan] = {}
     for number in range(random.Random(f"{seed}/neighbours").choice((0, 0, 2, 5))):
         beside = random_plan(1_000_000 + 10 * seed + number)
-        neighbours[await submit(beside)] = beside
-    commands = loop.create_task(_commands(journal, run_id, rng, ids, now)) if trouble else None
+        org_id = OrgId("others") if number % 3 == 2 else LOCAL_ORG
+        neighbours[await submit(beside, org_id=org_id)] = beside
+    commands: asyncio.Task[None] | None = None
+    if debug is not None:
+        commands = loop.create_task(somebody.debug(looked_at))
+    elif trouble:
+        commands = loop.create_task(_commands(journal, run_id, rng, ids, now))
     reopenings = random.Random(f"{seed}/reopenings").choice((0, 1, 2)) if trouble else 0
     while True:
         crashed.clear()
@@ -120,6 +141,8 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
                     break
                 reopenings -= 1
                 await journal.post(Command(id=ids.command(), run_id=run_id, name="resume", at=now()))
+            if debug is not None:
+                commands = loop.create_task(somebody.let_go())
             continue
         fell.cancel()
         ended.cancel()
@@ -189,7 +212,8 @@ def check(outcome: Outcome) -> list[str]:
         problems.append(f"{len(terminal)} terminal events after {reopened} reopenings")
     if terminal and events[-1] is not terminal[-1]:
         problems.append("something was recorded after the end")
-    problems += _once(events)
+    problems += _once(events, outcome.plan)
+    problems += debugging.kept(events, outcome.plan)
     state = fold(events[0].run_id, outcome.plan, events)
     if str(state.status) != outcome.status:
         problems.append(f"the row says {outcome.status}, the fold {state.status}")
@@ -199,21 +223,27 @@ def check(outcome: Outcome) -> list[str]:
     return problems
 
 
-def _once(events: list[Recorded]) -> list[str]:
+def _once(events: list[Recorded], plan: Plan) -> list[str]:
     problems = []
-    finished: Counter[str] = Counter()
-    items: Counter[str] = Counter()
+    finished: Counter[StagePath] = Counter()
+    items: Counter[StagePath] = Counter()
+    rounds: dict[StagePath, int] = {}
     for item in events:
         event = item.event
         if isinstance(event, ev.StageFinished | ev.StageSkipped):
-            finished[format_path(event.path)] += 1
+            finished[event.path] += 1
         elif isinstance(event, ev.StageReopened):
-            finished.pop(format_path(event.path), None)
+            anew = event.round > rounds.get(event.path, 1)
+            rounds[event.path] = event.round
+            for again in (finished, items):
+                for path in list(again):
+                    if path == event.path or (anew and debugging.within(path, event.path, plan)):
+                        del again[path]
         elif isinstance(event, ev.ItemsFinished):
             for index in range(event.start, event.start + event.count):
-                items[f"{format_path(event.path)}[{index}]"] += 1
-    problems += [f"{path} was recorded {n} times" for path, n in finished.items() if n > 1]
-    problems += [f"item {path} was recorded {n} times" for path, n in items.items() if n > 1]
+                items[(*event.path, index)] += 1
+    problems += [f"{format_path(path)} was recorded {n} times" for path, n in finished.items() if n > 1]
+    problems += [f"item {format_path(path)} was recorded {n} times" for path, n in items.items() if n > 1]
     return problems
 
 
@@ -224,7 +254,10 @@ def _effects(events: list[Recorded], plan: Plan) -> list[str]:
     for item in events:
         event = item.event
         path = format_path(event.path) if hasattr(event, "path") else ""
-        if isinstance(event, ev.StageStarted):
+        if isinstance(event, ev.StageReopened) and event.round > 1:
+            for name in [name for name in started if debugging.within(parse_path(name), event.path, plan)]:
+                del started[name]  # under another round and another key
+        elif isinstance(event, ev.StageStarted):
             stage = plan.stages[event.path[-1]]  # type: ignore[index]
             if started.get(path) and stage.effect is Effect.UNSAFE:
                 problems.append(f"unsafe {path} started twice")

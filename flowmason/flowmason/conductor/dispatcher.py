@@ -72,6 +72,7 @@ class Dispatcher:
         self._org_id = org_id
         self._gate = gate
         self._counter = 0
+        self._looked_at = 0
         self._budget_ms = float(state.options.get("region_ms") or 20.0)
 
     def offer(self, stages: Iterable[StageState]) -> None:
@@ -111,6 +112,7 @@ class Dispatcher:
 
     def dispatch(self, room: Room, now: int, clock: float) -> Dispatched:
         """Plan the next flights. `now` in ms, `clock` in loop seconds."""
+        self._looked_at = now
         done = Dispatched()
         cheap: dict[Placement, list[StageState]] = {Placement.TASK: [], Placement.HOST: []}
         ready: list[StageState] = []
@@ -139,8 +141,12 @@ class Dispatcher:
         return self._gate.active and self._gate.shallow(owner)
 
     def next_at(self) -> int | None:
-        """The earliest `not_before` (ms) of what waits for its time; None where nothing does."""
-        return min((stage.not_before for stage in self.ready.values() if stage.not_before), default=None)
+        """The earliest `not_before` (ms) of what waits for its time; None where nothing does.
+
+        What was due when `dispatch` last looked waits for a place, and is told when there is one.
+        """
+        times = (stage.not_before for stage in self.ready.values())
+        return min((time for time in times if time > self._looked_at), default=None)
 
     def _left(self) -> int | None:
         """How many more stages `max_concurrency` allows at once; None: it does not limit them."""

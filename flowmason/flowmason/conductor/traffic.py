@@ -41,8 +41,8 @@ class Traffic:
         self._executor = executor
         self._nudge = nudge
         self._taken = {Placement.TASK: 0, Placement.HOST: 0}
-        self._awaiting: dict[Placement, dict[RunId, None]] = {Placement.TASK: {}, Placement.HOST: {}}
-        self._invited: set[RunId] = set()
+        self._awaiting: dict[Placement, dict[RunId, OrgId]] = {Placement.TASK: {}, Placement.HOST: {}}
+        self._invited: dict[RunId, OrgId] = {}
         """Nudged because there was room, and not yet heard of."""
         self._gathering: dict[OrgId, list[Flight]] = {}
         """What leaves at the end of this turn of the loop."""
@@ -62,44 +62,48 @@ class Traffic:
 
     def room(self, run_id: RunId, org_id: OrgId) -> Room:
         """How many more regions of a run fit. Of tasks no more than there are free slots, though many may share one."""
-        if self._closed:
-            return Room(0, 0)
         capacity = self._executor.capacity()
         hosts = max(0, capacity.host_slots - self._taken[Placement.HOST])
-        free = capacity.task_slots - self._taken[Placement.TASK]
-        free -= sum(self._slots(flights) for org, flights in self._gathering.items() if org != org_id)
-        invited = len(self._invited) - (run_id in self._invited)
-        seats = free * self.crowd - len(self._gathering.get(org_id, ())) - invited
-        return Room(max(0, min(free, seats)), hosts)
+        return Room(self._tasks_for(org_id, capacity.task_slots, run_id), hosts)
 
-    def _slots(self, flights: Sequence[Flight]) -> int:
-        return -(-len(flights) // self.crowd)
+    def _tasks_for(self, org_id: OrgId, slots: int, run_id: RunId | None = None) -> int:
+        """How many tasks one more run of an org may fill or join; `run_id` is that run, if it was invited."""
+        coming = {org: len(flights) for org, flights in self._gathering.items()}
+        for run, org in self._invited.items():
+            if run != run_id:
+                coming[org] = coming.get(org, 0) + 1
+        own = coming.pop(org_id, 0)
+        free = slots - self._taken[Placement.TASK] - sum(-(-count // self.crowd) for count in coming.values())
+        return max(0, min(free, free * self.crowd - own))
 
-    def await_room(self, run_id: RunId, placement: Placement) -> None:
+    def await_room(self, run_id: RunId, org_id: OrgId, placement: Placement) -> None:
         """Nudge the run's walker once there is room; who asked first comes first."""
-        self._awaiting[placement].setdefault(run_id)
+        self._awaiting[placement].setdefault(run_id, org_id)
 
     def offer_room(self, run_id: RunId | None = None) -> None:
         """Nudge as many of the walkers that wait for room as there is room. `run_id` has taken what it wanted."""
         if run_id is not None:
-            self._invited.discard(run_id)
-        if self._closed:
-            return
+            self._invited.pop(run_id, None)
         capacity = self._executor.capacity()
-        gathered = sum(len(flights) for flights in self._gathering.values())
-        seats = (capacity.task_slots - self._taken[Placement.TASK]) * self.crowd - gathered
-        for placement, free in (
-            (Placement.TASK, seats),
-            (Placement.HOST, capacity.host_slots - self._taken[Placement.HOST]),
-        ):
-            waiting = self._awaiting[placement]
-            free -= len(self._invited)
-            while free > 0 and waiting:
-                run = next(iter(waiting))
-                del waiting[run]
-                if self._nudge(run):
-                    self._invited.add(run)
-                    free -= 1
+        hosts = capacity.host_slots - self._taken[Placement.HOST] - len(self._invited)
+        waiting = self._awaiting[Placement.HOST]
+        while hosts > 0 and waiting:
+            hosts -= self._invite(waiting, next(iter(waiting)))
+        waiting = self._awaiting[Placement.TASK]
+        full: set[OrgId] = set()
+        for run, org in list(waiting.items()) if self._taken[Placement.TASK] < capacity.task_slots else ():
+            if org not in full:
+                if self._tasks_for(org, capacity.task_slots) > 0:
+                    self._invite(waiting, run)
+                else:
+                    full.add(org)
+
+    def _invite(self, waiting: dict[RunId, OrgId], run_id: RunId) -> bool:
+        org_id = waiting.pop(run_id)
+        if not self._nudge(run_id):
+            return False
+        self._invited[run_id] = org_id
+        return True
 
     def reserve(self, flights: Sequence[Flight]) -> None:
         """These leave later, each alone: room is kept for them."""
@@ -126,7 +130,7 @@ class Traffic:
         gathered, self._gathering = {org: flights for org, flights in self._gathering.items() if flights}, {}
         if not gathered:
             return
-        counts = {org: self._slots(flights) for org, flights in gathered.items()}
+        counts = {org: -(-len(flights) // self.crowd) for org, flights in gathered.items()}
         spare = self._executor.capacity().task_slots - self._taken[Placement.TASK] - sum(counts.values())
         while spare > 0:
             org = max(gathered, key=lambda org: len(gathered[org]) / counts[org])

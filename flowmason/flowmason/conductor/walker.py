@@ -143,7 +143,7 @@ class Walker:
             effects += waiting
             self._traffic.reserve(waiting)
             for placement in dispatched.short:
-                self._traffic.await_room(self.row.run_id, placement)
+                self._traffic.await_room(self.row.run_id, self.row.org_id, placement)
             for event in (*dispatched.events, *dispatched.stops):
                 self._apply(event, batch)
             if not any(isinstance(event, ev.StageFailed) for event in dispatched.events):
@@ -267,12 +267,13 @@ class Walker:
 
     async def _sleep(self) -> None:
         """Wait for a report, a command or the next moment at which something is due."""
-        if self._inbox or self.commands:
+        if self._inbox or self.commands or self._wake.is_set():
+            # Others have their turn first, however often this one is woken.
             self._wake.clear()
             await asyncio.sleep(0)
             return
         clock, waits = self._clock(), []
-        at = self._dispatcher.next_at()
+        at = None if self.state.pausing else self._dispatcher.next_at()
         if at is not None:
             waits.append(max(0.001, (at - self._conductor.now()) / 1000))
         waits += [max(0.001, deadline - clock) for deadline in self._deadlines.values()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from flowmason import event as ev
 from flowmason.plan import Kind
 from flowmason.policy import Effect
+from flowmason.state.debugging import BEFORE
 from flowmason.state.fold import RunState
 from flowmason.state.tree import ForeachState, StageState, Status
 
@@ -37,6 +38,8 @@ def admits(state: RunState, event: ev.StageEvent) -> str | None:
         return "no such stage is open"
     if stage.ended:
         return f"the stage is {stage.status}"
+    if state.debug.stop is not None and state.debug.stop.reason in BEFORE and state.debug.stop.path == event.path:
+        return "the run has stopped before the stage"  # it was sent out before anybody asked for that
     if isinstance(event, ev.ItemsFinished):
         return _items(stage, event)
     if isinstance(event, ev.EffectRecorded):
