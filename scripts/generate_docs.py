@@ -57,6 +57,8 @@ CODES = {
     "USAGE": "The request itself makes no sense.",
     "NOT_FOUND": "There is no such run, file or page.",
     "CONFLICT": "What is there does not allow it: somebody else changed it, or it has not ended yet.",
+    "UNAUTHENTICATED": "There is no valid credential: no key or token, or one that is wrong, expired or revoked.",
+    "FORBIDDEN": "The caller's role, or the scope of the API key, does not allow it.",
     "PRECONDITION_REQUIRED": "A write to a pipeline came without the `If-Match` that says what it is based on.",
     "UNSUPPORTED_MEDIA_TYPE": "A body of a kind that is not read there.",
     "QUEUE_FULL": "As many runs of the org wait already as its limit allows.",

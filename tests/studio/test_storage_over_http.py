@@ -65,18 +65,18 @@ def test_old_runs_go_but_for_the_latest(studio: Studio) -> None:
             ended(studio, run_id)
     for days, run_id in zip((50, 40, 35, 1), runs, strict=True):
         age(studio, run_id, days)
-    assert asyncio.run(upkeep(studio).remove_runs()) == 0
+    assert asyncio.run(upkeep(studio).delete_runs()) == 0
     assert wish(studio, days=30, min_kept=2).json() == {"days": 30, "min_kept": 2}
     assert told(studio)["retention"] == {"days": 30, "min_kept": 2}
-    assert asyncio.run(upkeep(studio).remove_runs()) == 2
-    assert asyncio.run(upkeep(studio).remove_runs()) == 0
+    assert asyncio.run(upkeep(studio).delete_runs()) == 2
+    assert asyncio.run(upkeep(studio).delete_runs()) == 0
     listed = studio.client.get("/api/v1/runs", headers=studio.headers()).json()["items"]
     assert {each["id"] for each in listed} == set(runs[2:])
     wish(studio, days=30)
-    assert asyncio.run(upkeep(studio).remove_runs()) == 1
+    assert asyncio.run(upkeep(studio).delete_runs()) == 1
     wish(studio, days=None)
     age(studio, runs[3], 900)
-    assert asyncio.run(upkeep(studio).remove_runs()) == 0
+    assert asyncio.run(upkeep(studio).delete_runs()) == 0
 
 
 def test_who_may_say_for_how_long(studio: Studio) -> None:

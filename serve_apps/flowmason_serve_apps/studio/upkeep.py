@@ -45,7 +45,6 @@ class Upkeep:
                 self.rewrap()
             if now - self._emptied >= VALUES_S:
                 self._emptied = now
-                asyncio.run(self.remove_runs())
                 asyncio.run(self.remove_values())
         except Exception:
             log.exception("upkeep")
@@ -65,19 +64,6 @@ class Upkeep:
             return rotation.rewrap_all(store, open_sealer(self._environ))
         finally:
             store.close()
-
-    async def remove_runs(self) -> int:
-        """Delete the old runs of orgs that wish it; returns how many."""
-        url = default_journal_url(None, self._environ)
-        store, journal = StudioStore.open(url), open_journal(url)
-        try:
-            done = await storage.apply_retention(store, journal, time.time_ns() // 1_000_000)
-        finally:
-            await journal.close()
-            store.close()
-        for org, runs in done.items():
-            log.info("%s: %d old runs deleted", org, len(runs))
-        return sum(map(len, done.values()))
 
     async def delete_runs(self) -> int:
         """Delete old runs of orgs that wish it; returns how many."""

@@ -36,7 +36,7 @@ def retention(services: Given, caller: StatsReader) -> models.RetentionOut:
 
 @router.put("/retention", operation_id="storage_retention_set")
 def set_retention(services: Given, caller: OrgWriter, body: models.RetentionWish) -> models.RetentionOut:
-    """Say for how long the org keeps runs that have ended. The server deletes older ones every few hours."""
+    """Say for how long the org keeps runs that have ended. The server deletes older ones within minutes."""
     with services.store.scope(caller.org_id) as scope:
         return _out(storage.set_retention(scope, caller, Retention(body.days, body.min_kept), services.now()))
 
