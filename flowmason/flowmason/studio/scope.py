@@ -173,6 +173,11 @@ class System:
         return Scope(self, self._connection, org_id)
 
     @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._connection.dialect.name
+
+    @property
     def bound_to(self) -> Mapping[str, str]:
         """The proof."""
         return self._proof

@@ -189,7 +189,7 @@ def _decrypt(key: bytes, content: bytes, bound: bytes) -> bytes:
 def _read(sealed: bytes) -> Sealed:
     try:
         parts = msgspec.msgpack.decode(sealed, type=Sealed)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UsageError("this is nothing that was sealed here", code=Code.SECURITY) from error
     if parts.format != 1:
         raise UsageError("this was sealed by a newer FlowMason", code=Code.FORMAT_TOO_NEW)
