@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,6 +56,8 @@ class Services:
     live: Live = field(init=False)
     details: Details = field(init=False)
     states: States = field(init=False, default_factory=States)
+    sockets: Counter[str] = field(init=False, default_factory=Counter)
+    """Open WebSockets by user."""
     _kept: set[tuple[OrgId, str, str, str]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from flowmason_serve_apps.studio.routes import debugging, health, pipelines, registry, runs, secrets, storage, streams
+from flowmason_serve_apps.studio.routes import (
+    debugging,
+    health,
+    pipelines,
+    registry,
+    runs,
+    secrets,
+    sockets,
+    storage,
+    streams,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
     debugging.router,
@@ -13,6 +23,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     registry.router,
     runs.router,
     secrets.router,
+    sockets.router,
     storage.router,
     streams.router,
 )
