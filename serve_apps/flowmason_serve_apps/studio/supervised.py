@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ PRIVATE_FILE = "FLOWMASON_PRIVATE_ENVIRONMENT"
 """The variable that names the file (JSON, 0600) with the private ones."""
 
 _REPLICA_PORTS = 100
+_OURS = range(20_000, 30_000)
 _DRAIN_S = 1
 """How long a replica that is told to end goes on answering, so that HAProxy notices."""
 
@@ -120,10 +122,10 @@ def choose_ports(options: StudioOptions) -> StudioPorts:
     """The asked-for port and free ones. Raises `EngineUnavailableError` where somebody has the first."""
     require_free(options)
     return StudioPorts(
-        http=options.port or processes.free_port(host=options.host),
-        stats=processes.free_port(),
-        metrics=processes.free_port(),
-        fallback=processes.free_port(),
+        http=options.port or _free_port(options.host),
+        stats=_free_port(),
+        metrics=_free_port(),
+        fallback=_free_port(),
         replicas=_free_block(),
         head=HeadPorts.free(dashboard=options.dashboard),
     )
@@ -142,6 +144,17 @@ def require_free(options: StudioOptions) -> None:
         raise EngineUnavailableError(
             f"port {options.port} is taken", help="Stop what listens there, or take another: fm studio start --port N."
         ) from error
+
+
+def _free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on, and that the kernel gives to nobody who asks for any: ours are opened later."""
+    for port in random.sample(_OURS, len(_OURS)):
+        try:
+            _listen(host, port)
+        except OSError:
+            continue
+        return port
+    raise EngineUnavailableError(f"no free port between {_OURS.start} and {_OURS.stop}")
 
 
 def _free_block() -> int:
