@@ -15,6 +15,9 @@ from flowmason.ids import Ids, OrgId
 from flowmason.journal_sql.tenant import RunStore
 from flowmason.studio.compiling import Compiling
 from flowmason.studio.components import Catalogue
+from flowmason.studio.identity.sessions import Sessions
+from flowmason.studio.identity.signing import Signer
+from flowmason.studio.mail import ConsoleMailer, Mailer, SmtpMailer
 from flowmason.studio.pipelines import StoredPipeline
 from flowmason.studio.scope import StudioStore
 from flowmason.studio.sealing import Sealer, open_sealer
@@ -61,7 +64,7 @@ class Services:
     _kept: set[tuple[OrgId, str, str, str]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        self.authenticator = Authenticator(self.store, self.now)
+        self.authenticator = Authenticator(self.store, self.now, lambda: self.sessions)
         self.runs = RunStore.open(self.settings.database_url)
         self.live = Live(self.runs, self.values)
         self.details = Details(self.runs, self.values)
@@ -70,6 +73,17 @@ class Services:
     def sealer(self) -> Sealer:
         """Seals and opens what is kept secret in the database, under the master keys of the environment."""
         return open_sealer(os.environ)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """Sign-in, refresh, sign-out."""
+        return Sessions(self.store, Signer(self.store, self.sealer, self.settings.public_url, self.now), self.now)
+
+    @cached_property
+    def mailer(self) -> Mailer:
+        """Sends mail as the settings say."""
+        url = self.settings.smtp_url
+        return SmtpMailer(url, self.settings.mail_from) if url else ConsoleMailer()
 
     def is_kept(self, org_id: OrgId, stored: StoredPipeline) -> bool:
         """Whether this process has seen that the draft's version is kept as it stands."""

@@ -26,6 +26,9 @@ class StudioSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How many API processes share a limit that is kept in memory."""
     redis_url: str | None = None
     max_body_bytes: int = 16 * 1024 * 1024
+    smtp_url: str | None = None
+    """`smtp://user:password@host:587` or `smtps://…`; None: mail is printed on the console, for development."""
+    mail_from: str = "flowmason@localhost"
 
 
 def settings_from(environ: Mapping[str, str] | None = None) -> StudioSettings:
@@ -47,4 +50,6 @@ def settings_from(environ: Mapping[str, str] | None = None) -> StudioSettings:
         cors_origins=listed("FLOWMASON_CORS_ORIGINS", defaults.cors_origins),
         replicas=int(given.get("FLOWMASON_API_REPLICAS", "1")),
         redis_url=given.get("REDIS_URL") or None,
+        smtp_url=given.get("FLOWMASON_SMTP_URL") or None,
+        mail_from=given.get("FLOWMASON_MAIL_FROM", defaults.mail_from),
     )

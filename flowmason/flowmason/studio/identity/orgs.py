@@ -31,6 +31,16 @@ class Org(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the Studio an org may use at once."""
+
+    max_concurrent_runs: int | None = None
+    """None: as many as there is room for."""
+    max_queued_runs: int | None = None
+    weight: int = 1
+    """Its share beside other orgs when all want more than there is."""
+
+
 def current(store: StudioStore, org_id: OrgId) -> Org:
     """The org. Raises `UsageError` (NOT_FOUND) where it is gone."""
     with store.scope(org_id, writing=False) as scope:
@@ -60,6 +70,26 @@ def rename(store: StudioStore, caller: Caller, name: str, now: int) -> Org:
             details={"name": [before.name, name]},
         )  # fmt: skip
         return _org(scope)
+
+
+def limits(store: StudioStore, org_id: OrgId) -> Limits:
+    """The limits of an org."""
+    with store.scope(org_id, writing=False) as scope:
+        found = scope.one(schema.org_limits)
+    return Limits() if found is None else Limits(**{name: found[name] for name in Limits.__struct_fields__})
+
+
+def set_limits(store: StudioStore, caller: Caller, wanted: Limits, now: int) -> Limits:
+    """Give the caller's org other limits."""
+    values = msgspec.structs.asdict(wanted)
+    with store.scope(caller.org_id) as scope:
+        if not scope.change(schema.org_limits, **values):
+            scope.add(schema.org_limits, **values)
+        audit.record(
+            scope, now, actor=caller.actor, action="org.limits", resource_type="org", resource_id=caller.org_id,
+            details=values,
+        )  # fmt: skip
+    return wanted
 
 
 def of_user(store: StudioStore, user_id: str) -> list[tuple[Org, Role]]:

@@ -8,9 +8,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from flowmason.studio.identity import callers
+from flowmason.studio.identity import callers, tickets
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.identity.credentials import API_KEY, hashed
+from flowmason.studio.identity.sessions import Sessions
+from flowmason.studio.identity.signing import looks_like_token
 from flowmason.studio.scope import StudioStore
 
 log = logging.getLogger("flowmason.studio")
@@ -24,9 +26,16 @@ class Authenticator:
     """Answers who holds a credential. One per process; lives on the event loop."""
 
     def __init__(
-        self, store: StudioStore, now: Callable[[], int], *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        store: StudioStore,
+        now: Callable[[], int],
+        sessions: Callable[[], Sessions],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`sessions` is asked once somebody comes with an access token."""
         self._store = store
+        self._sessions = sessions
         self._now = now
         self._monotonic = monotonic
         self._known: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
@@ -49,6 +58,14 @@ class Authenticator:
             self._known.popitem(last=False)
         return caller
 
+    async def by_ticket(self, ticket: str) -> Caller:
+        """Who fetched a ticket, which is used up by it. Raises `UsageError` (UNAUTHENTICATED)."""
+        return await asyncio.to_thread(tickets.redeem, self._store, ticket, self._now())
+
+    async def renewed(self, caller: Caller) -> Caller:
+        """The caller as they are now, for connections that live long. Raises `UsageError` (UNAUTHENTICATED)."""
+        return await asyncio.to_thread(tickets.renewed, self._store, caller, self._now())
+
     def forget(self) -> None:
         """Believe nothing any more: called where this process itself changed who may what."""
         self._known.clear()
@@ -58,6 +75,8 @@ class Authenticator:
         await asyncio.gather(*self._notes)
 
     def _ask(self, credential: str) -> Caller:
+        if looks_like_token(credential):
+            return self._sessions().caller(credential)
         if not credential.startswith(API_KEY):
             raise callers.refused()
         caller, due = callers.by_api_key(self._store, credential, self._now())

@@ -5,8 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from flowmason_serve_apps.studio.routes import (
+    auth,
     debugging,
     health,
+    keys,
+    orgs,
     pipelines,
     registry,
     runs,
@@ -17,8 +20,11 @@ from flowmason_serve_apps.studio.routes import (
 )
 
 ROUTERS: tuple[APIRouter, ...] = (
+    auth.router,
     debugging.router,
     health.router,
+    keys.router,
+    orgs.router,
     pipelines.router,
     registry.router,
     runs.router,
