@@ -22,6 +22,7 @@ from flowmason.studio.pipelines import StoredPipeline
 from flowmason.studio.scope import StudioStore
 from flowmason.studio.sealing import Sealer, open_sealer
 from flowmason.values import ValueStore
+from flowmason_serve_apps.studio.beats import Beats
 from flowmason_serve_apps.studio.details import Details
 from flowmason_serve_apps.studio.guard.authentication import Authenticator
 from flowmason_serve_apps.studio.live import Live
@@ -59,6 +60,7 @@ class Services:
     live: Live = field(init=False)
     details: Details = field(init=False)
     states: States = field(init=False, default_factory=States)
+    beats: Beats = field(init=False)
     sockets: Counter[str] = field(init=False, default_factory=Counter)
     """Open WebSockets by user."""
     _kept: set[tuple[OrgId, str, str, str]] = field(init=False, default_factory=set)
@@ -68,6 +70,7 @@ class Services:
         self.runs = RunStore.open(self.settings.database_url)
         self.live = Live(self.runs, self.values)
         self.details = Details(self.runs, self.values)
+        self.beats = Beats(self.runs)
 
     @cached_property
     def sealer(self) -> Sealer:

@@ -1,0 +1,72 @@
+"""Answers about how runs of an org go: why one waits, and how many there were."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from flowmason_serve_apps.studio.models.common import UsageOut
+from flowmason_serve_apps.studio.models.runs import RunStatus
+
+Cause = Literal[
+    "ENDED", "UNDER_WAY", "READY", "NO_CONDUCTOR", "CONDUCTOR_LOST", "ORG_CONCURRENCY", "QUEUE", "CAPACITY", "PAUSED",
+    "PAUSING", "CANCELLING", "RETRY_DELAY", "RATE_LIMIT", "MAX_CONCURRENCY", "DEPENDENCY", "RESOURCES",
+]  # fmt: skip
+
+
+class Why(BaseModel):
+    """One cause."""
+
+    code: Cause
+    explanation: str = Field(description="One sentence for a person.")
+    until: str | None = Field(description="When it goes on by itself, where that is known.")
+    on: list[str] = Field(description="What it waits for: paths of stages.")
+    count: int | None = Field(description="How many runs or stages there are of what it waits for.")
+
+
+class StageWhy(Why):
+    """Why a stage waits."""
+
+    path: str
+    status: str
+
+
+class WhyOut(BaseModel):
+    """Why a run waits, and each of its stages that has not ended."""
+
+    run_id: str
+    status: RunStatus
+    waiting: bool = Field(description="Whether the run as a whole stands still.")
+    causes: list[Why]
+    stages: list[StageWhy] = Field(description="The first 100.")
+    more: int = Field(description="How many stages are left out.")
+
+
+class Durations(BaseModel):
+    """How long runs took that ended in the window, in milliseconds; null where none did."""
+
+    p50: float | None
+    p95: float | None
+
+
+class Day(BaseModel):
+    """Runs that were started on one day (UTC)."""
+
+    day: str
+    runs: dict[str, int] = Field(description="By state.")
+    duration_ms: Durations
+    usage: UsageOut
+
+
+class Stats(BaseModel):
+    """How an org's runs went."""
+
+    days: int
+    since: str
+    counted: int = Field(description="Runs in the window that were looked at, the newest first.")
+    complete: bool = Field(description="Whether these are all; false where there are more than 20,000.")
+    runs: dict[str, int] = Field(description="By state.")
+    duration_ms: Durations
+    usage: UsageOut
+    by_day: list[Day] = Field(description="The oldest first; days without runs are left out.")

@@ -1,0 +1,53 @@
+"""How runs of an org go: why one waits, and how many there were."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query
+
+from flowmason.assembly.outcome import moment
+from flowmason.ids import RunId
+from flowmason.waiting import Why
+from flowmason_serve_apps.studio import counting, reasons
+from flowmason_serve_apps.studio.models import looking as models
+from flowmason_serve_apps.studio.routes.parts import Given, RunReader, StatsReader
+from flowmason_serve_apps.studio.routes.runs import Run
+
+router = APIRouter(tags=["runs"])
+_DAY_MS = 24 * 3600 * 1000
+
+
+@router.get("/runs/{run_id}/why", operation_id="runs_why")
+async def why(services: Given, caller: RunReader, run_id: Run) -> models.WhyOut:
+    """Why a run waits, and each of its stages that has not ended. Takes up to 9 s where no conductor lives."""
+    found = await reasons.explain(services, caller, RunId(run_id))
+    return models.WhyOut(
+        run_id=run_id,
+        status=found.status,  # type: ignore[arg-type]
+        waiting=found.waiting,
+        causes=[models.Why(**_plain(cause)) for cause in found.causes],
+        stages=[models.StageWhy(**_plain(stage)) for stage in found.stages],
+        more=found.more,
+    )
+
+
+@router.get("/stats", operation_id="stats")
+async def stats(
+    services: Given,
+    caller: StatsReader,
+    days: Annotated[int, Query(ge=1, le=90, description="How many days back.")] = 7,
+) -> models.Stats:
+    """Runs by state, how long they took, what they used and cost: of the newest 20,000 of the window."""
+    since = services.now() - days * _DAY_MS
+    rows = await counting.rows_since(services.runs, caller.org_id, since)
+    kept = rows[: counting.MOST_RUNS]
+    found = await asyncio.to_thread(counting.count, kept)
+    complete = len(rows) == len(kept)
+    return models.Stats(days=days, since=moment(since) or "", counted=len(kept), complete=complete, **found)
+
+
+def _plain(cause: Why) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(cause), "code": str(cause.code), "until": moment(cause.until or 0)}
