@@ -123,16 +123,20 @@ class StudioProcess:
 
     def start(self) -> dict[str, Any]:
         """Start it with an org in it; returns what `fm studio start --json` says."""
-        if not self.keys:
-            self.home.mkdir(exist_ok=True)
-            store = StudioStore.open(self.database)
-            self.keys = people_in(store, ACME, "acme")
-            store.close()
+        self.people()
         said: dict[str, Any] = json.loads(
             self.fm("studio", "start", "--port", "0", "--no-dashboard", "--json", *self.options)
         )
         self.url = said["url"]
         return said
+
+    def people(self) -> None:
+        """An org with a key of every role, unless it is there."""
+        if not self.keys:
+            self.home.mkdir(exist_ok=True)
+            store = StudioStore.open(self.database)
+            self.keys = people_in(store, ACME, "acme")
+            store.close()
 
     def status(self) -> dict[str, Any]:
         """What `studio.json` says."""

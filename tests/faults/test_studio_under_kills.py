@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from faults.kit import wait_for
 from faults.studio_kit import Load, StudioProcess, during
 
 pytestmark = pytest.mark.slow
@@ -63,6 +64,19 @@ async def test_a_killed_head_is_started_again_and_every_run_goes_on(studio: Stud
         _said("head", await load.verify(killed), begun)
     status = studio.status()
     assert status["restarts"] == restarts + 1 and "ended" in status["detail"]
+
+
+async def test_killed_keeper_and_haproxy_come_back(studio: StudioProcess) -> None:
+    begun = time.monotonic()
+
+    def strike() -> None:
+        studio.kill("flowmason_serve_apps.studio.deploy")
+        studio.kill("bin/haproxy")
+
+    async with Load(studio, "front") as load:
+        await during(load, RUNS, strike)
+        _said("keeper and HAProxy", await load.verify(), begun)
+    wait_for(lambda: studio.processes("flowmason_serve_apps.studio.deploy"), what="the keeper comes back")
 
 
 async def test_clients_that_go_away_in_the_middle_leave_nothing_behind(studio: StudioProcess) -> None:
