@@ -20,7 +20,6 @@ from flowmason_serve_apps.studio import socket_messages as sm
 from flowmason_serve_apps.studio import steering
 from flowmason_serve_apps.studio.details import no_run
 from flowmason_serve_apps.studio.guard.callers import require
-from flowmason_serve_apps.studio.guard.sockets import renewed
 from flowmason_serve_apps.studio.older import Older
 from flowmason_serve_apps.studio.services import Services
 from flowmason_serve_apps.studio.wire import Item, Resets
@@ -210,7 +209,7 @@ class RunSocket:
     async def _renewed(self) -> None:
         asked = time.monotonic()
         try:
-            self._caller = await renewed(self._services, self._caller)
+            self._caller = await self._services.authenticator.renewed(self._caller)
             require(self._caller, Permission.RUNS_READ)
         except UsageError as error:
             raise _Closed(OVER, error.failure.message) from None

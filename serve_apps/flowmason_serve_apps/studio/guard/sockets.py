@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from urllib.parse import urlsplit
 
 from fastapi import WebSocket
 
 from flowmason.errors import Code, Failure, FlowMasonError, UsageError
-from flowmason.studio.identity import tickets
 from flowmason.studio.identity.callers import Caller, refused
 from flowmason.studio.identity.permissions import Permission
 from flowmason_serve_apps.studio.guard.callers import require
@@ -52,11 +50,6 @@ def offered(websocket: WebSocket) -> list[str]:
     return [str(name) for name in websocket.scope.get("subprotocols", [])]
 
 
-async def renewed(services: Services, caller: Caller) -> Caller:
-    """The caller as they are now. Raises `UsageError` (UNAUTHENTICATED) where their credential is over."""
-    return await asyncio.to_thread(tickets.renewed, services.store, caller, services.now())
-
-
 async def _caller(websocket: WebSocket, services: Services) -> Caller:
     kind, _, bearer = websocket.headers.get("authorization", "").partition(" ")
     given = {("header", bearer.strip())} if kind.lower() == "bearer" and bearer.strip() else set()
@@ -71,5 +64,5 @@ async def _caller(websocket: WebSocket, services: Services) -> Caller:
         raise refused("This needs an API key or an access token, or a ticket from POST /ws/tickets.")
     kind, credential = given.pop()
     if kind == "ticket":
-        return await asyncio.to_thread(tickets.redeem, services.store, credential, services.now())
+        return await services.authenticator.by_ticket(credential)
     return await services.authenticator.caller(credential)
