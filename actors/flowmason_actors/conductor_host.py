@@ -25,6 +25,7 @@ from flowmason.executor import Executor, WorkerSettings
 
 if TYPE_CHECKING:
     from flowmason.conductor import Conductor, Resolve
+    from flowmason.ids import RunId
     from flowmason.journal import Journal
 
 NAMESPACE = "flowmason"
@@ -145,6 +146,8 @@ class ConductorHost:
         from flowmason.ids import Ids
         from flowmason.journal_sql import open_journal
         from flowmason.providers import key_variables
+        from flowmason.studio.logs import RunLog
+        from flowmason.telemetry import Tracing, exports
         from flowmason.values_fs import open_values
 
         url = settings.database_url or default_journal_url(None, os.environ)
@@ -171,11 +174,24 @@ class ConductorHost:
                     spare=settings.spare,
                 )
                 self._conductor, self._trouble = conductor, ""
-                if not self._draining:
-                    await conductor.run()
+                conductor.follow(RunLog(lambda run_id: _org_of(conductor, run_id)))
+                tracing = Tracing(journal) if exports() else None
+                if tracing is not None:
+                    conductor.follow(tracing)
+                try:
+                    if not self._draining:
+                        await conductor.run()
+                finally:
+                    if tracing is not None:
+                        await tracing.close()
         finally:
             self._conductor = None
             await journal.close()
+
+
+def _org_of(conductor: Conductor, run_id: RunId) -> str | None:
+    walker = conductor.walkers.get(run_id)
+    return None if walker is None else walker.row.org_id
 
 
 def private_variables(file: str) -> dict[str, str]:
@@ -204,4 +220,7 @@ def _wake_up() -> None:
         import ray
 
         if ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None:
+            from flowmason.studio import logs
+
+            logs.install()
             ray.get_runtime_context().current_actor.ready.remote()

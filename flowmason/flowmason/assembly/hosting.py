@@ -24,6 +24,7 @@ from flowmason.ids import ConductorId, Ids, RunId, child_run_id
 from flowmason.journal import TERMINAL, Command, Journal, RunRow
 from flowmason.plan import Plan
 from flowmason.report import Region, Report
+from flowmason.telemetry import Tracing, exports
 from flowmason.value import Inline
 
 SETTLED = frozenset({*TERMINAL, "paused"})
@@ -100,7 +101,8 @@ class RunHost:
         )
         self._conductor = conductor
         children = _Children(conductor)
-        for feed in (*self._feeds, children):
+        tracing = Tracing(self.stores.journal) if exports() else None
+        for feed in (*self._feeds, children, *([tracing] if tracing is not None else [])):
             conductor.follow(feed)
         if self.left:
             conductor.stop()
@@ -108,6 +110,8 @@ class RunHost:
             await self._while_there(conductor, run_id)
         finally:
             self._conductor = None
+            if tracing is not None:
+                await tracing.close()
         row = await self.stores.journal.row(run_id)
         assert row is not None
         if row.status not in SETTLED and not self.left:

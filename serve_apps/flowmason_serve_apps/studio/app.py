@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -12,6 +13,8 @@ from flowmason_serve_apps.studio import problems
 from flowmason_serve_apps.studio.routes import OUTSIDE, ROUTERS
 from flowmason_serve_apps.studio.services import Nudge, Services, nobody, open_services
 from flowmason_serve_apps.studio.settings import StudioSettings, settings_from
+from flowmason_serve_apps.studio.watching.exposition import Exposition
+from flowmason_serve_apps.studio.watching.requests import Requests, Watching
 
 PREFIX = "/api/v1"
 
@@ -31,6 +34,8 @@ def make_app(
             yield
         finally:
             await app.state.services.close()
+            app.state.exposition.close()
+            await asyncio.to_thread(requests.close)
 
     app = FastAPI(
         title="FlowMason Studio",
@@ -41,8 +46,12 @@ def make_app(
         lifespan=lifespan,
     )
     problems.install(app)
+    requests = app.state.requests = Requests()
+    app.state.exposition = Exposition()
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
     for router in OUTSIDE:
         app.include_router(router, include_in_schema=False)
+    # The last one added is the outermost: it sees every request, also those that others refuse.
+    app.add_middleware(Watching, requests=requests)
     return app

@@ -44,8 +44,10 @@ class StudioArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def asgi() -> Any:
     """The FastAPI application, made where a replica runs."""
     os.environ.update(private_variables(os.environ))
+    from flowmason.studio import logs
     from flowmason_serve_apps.studio.app import make_app
 
+    logs.install()
     return make_app(nudge=Nudger().nudge)
 
 

@@ -12,6 +12,7 @@ import msgspec
 import uvicorn
 
 from flowmason.executor import Executor, WorkerSettings
+from flowmason.studio import logs
 from flowmason_actors.conductor_host import ConductorHost
 from flowmason_serve_apps.studio import conductors
 from flowmason_serve_apps.studio.app import make_app
@@ -35,11 +36,13 @@ def serve(options: StudioOptions) -> None:
 async def _serve(options: StudioOptions) -> None:
     settings = msgspec.structs.replace(conductors.settings(os.environ), executor=f"{__name__}:local_executor")
     host = ConductorHost(msgspec.msgpack.encode(settings))
+    logs.install()
     config = uvicorn.Config(
         make_app(nudge=host.nudge),
         host=options.host,
         port=options.port,
-        log_level="info",
+        log_config=None,
+        access_log=False,
         timeout_graceful_shutdown=3,
     )
     server = _Server(config)

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
+from flowmason import telemetry
 from flowmason.conductor import new_run
 from flowmason.debug import check
 from flowmason.errors import Code, UsageError
@@ -149,6 +150,7 @@ def _prepare(services: Services, caller: Caller, wanted: Wanted) -> tuple[NewRun
         "pipeline_id": stored.pipeline_id,
         "pipeline_digest": stored.digest,
         "submitted_by": caller.name,
+        **_asked_by(),
         **({"test": True} if wanted.test else {}),
     }
     run = _new(services, caller, wanted, plan, given, options)
@@ -167,9 +169,15 @@ def _prepare_inline(
         plan = services.compiling.plan(written, services.catalogue.of(scope), pipelines.look_in(scope))
         packages.store_archives(scope, services.values, plan)
         limits = scope.one(schema.org_limits)
-    options = {**wanted.options, "submitted_by": caller.name}
+    options = {**wanted.options, "submitted_by": caller.name, **_asked_by()}
     run = _new(services, caller, wanted, plan, wanted.input, options)
     return run, None if limits is None else limits["max_queued_runs"]
+
+
+def _asked_by() -> dict[str, Any]:
+    """The request's place in a trace: the run stands under it."""
+    here = telemetry.current.get()
+    return {} if here is None else {telemetry.OPTION: str(here)}
 
 
 def _new(services: Services, caller: Caller, wanted: Wanted, plan: Plan, given: Any, options: dict[str, Any]) -> NewRun:

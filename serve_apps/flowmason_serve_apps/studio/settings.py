@@ -26,6 +26,8 @@ class StudioSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How many API processes share a limit that is kept in memory."""
     redis_url: str | None = None
     max_body_bytes: int = 16 * 1024 * 1024
+    metrics_token: str | None = None
+    """Whoever presents it to GET /metrics sees the figures of all orgs."""
     smtp_url: str | None = None
     """`smtp://user:password@host:587` or `smtps://…`; None: mail is printed on the console, for development."""
     mail_from: str = "flowmason@localhost"
@@ -50,6 +52,7 @@ def settings_from(environ: Mapping[str, str] | None = None) -> StudioSettings:
         cors_origins=listed("FLOWMASON_CORS_ORIGINS", defaults.cors_origins),
         replicas=int(given.get("FLOWMASON_API_REPLICAS", "1")),
         redis_url=given.get("REDIS_URL") or None,
+        metrics_token=given.get("FLOWMASON_METRICS_TOKEN") or None,
         smtp_url=given.get("FLOWMASON_SMTP_URL") or None,
         mail_from=given.get("FLOWMASON_MAIL_FROM", defaults.mail_from),
     )

@@ -46,6 +46,7 @@ def allow(permission: Permission) -> Callable[..., Awaitable[Caller]]:
     async def caller(request: Request, bearer: Bearer, header: Header) -> Caller:
         found = await services_of(request).authenticator.caller(_credential(bearer, header))
         require(found, permission)
+        request.state.caller = found  # for the log line and the span of the request
         return found
 
     caller.permission = permission  # type: ignore[attr-defined]

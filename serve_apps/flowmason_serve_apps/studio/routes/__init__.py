@@ -10,6 +10,7 @@ from flowmason_serve_apps.studio.routes import (
     health,
     keys,
     looking,
+    metrics,
     orgs,
     pipelines,
     registry,
@@ -36,5 +37,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     streams.router,
 )
 """Everything under `/api/v1`."""
-OUTSIDE: tuple[APIRouter, ...] = (health.router,)
+OUTSIDE: tuple[APIRouter, ...] = (health.router, metrics.router)
 """What is also found without that prefix."""
