@@ -92,6 +92,7 @@ ROUTES: dict[str, Wall] = {
     "runs_events": Wall(P.RUNS_READ),
     "runs_stream": Wall(P.RUNS_READ),
     "runs_why": Wall(P.RUNS_READ),
+    "metrics": Wall(P.STATS_READ, None, OWN),
     "stats": Wall(P.STATS_READ, None, OWN),
     "debug_run": Wall(P.DEBUG_CONTROL, {}, (422,)),
     "debug_breakpoints": Wall(P.DEBUG_CONTROL, {"breakpoints": []}),

@@ -12,6 +12,7 @@ import pytest
 from flowmason.studio.identity import bootstrap, credentials
 from flowmason.studio.identity.permissions import Role
 from flowmason.studio.scope import StudioStore
+from studio.conducting import hello, made, started
 from studio.kit import Studio, settings_in, studio_in
 
 PASSWORD = "correct horse battery"
@@ -266,3 +267,18 @@ def test_a_ticket_opens_one_socket_once(signed_up: tuple[Studio, dict[str, Any]]
     assert caller.org_id == first["org_id"]
     with pytest.raises(Exception, match="not valid"):
         studio.client.portal.call(studio.services.authenticator.by_ticket, ticket)
+
+
+def test_what_people_do_with_pipelines_and_runs_is_in_the_audit_log(studio: Studio) -> None:
+    pipeline = made(studio, hello())
+    path = f"/api/v1/pipelines/{pipeline['id']}"
+    run = started(studio, pipeline["id"])
+    assert studio.client.post(f"/api/v1/runs/{run['id']}/cancel", headers=studio.headers()).status_code == 202
+    revision = studio.client.get(path, headers=studio.headers()).headers["ETag"]
+    gone = studio.client.delete(path, headers={**studio.headers(), "If-Match": revision})
+    assert gone.status_code == 204
+    log = studio.client.get("/api/v1/auth/audit-log", headers=studio.headers()).json()["items"]
+    assert [each["action"] for each in log] == ["pipeline.delete", "run.cancel", "pipeline.create"]
+    assert log[0]["resource_id"] == pipeline["id"]
+    theirs = studio.client.get("/api/v1/auth/audit-log", headers=studio.other_headers()).json()
+    assert theirs["items"] == []

@@ -14,6 +14,7 @@ from flowmason.state import RunState
 from flowmason.studio.identity.callers import Caller
 from flowmason_serve_apps.studio import running
 from flowmason_serve_apps.studio.details import no_run
+from flowmason_serve_apps.studio.noting import noted
 from flowmason_serve_apps.studio.services import Services
 
 _STATES: dict[str, tuple[str, ...]] = {
@@ -49,6 +50,8 @@ async def order(services: Services, caller: Caller, run_id: str, name: str, **ar
             final = "; that is final" if row.status in TERMINAL and row.status != "failed" else ""
             raise UsageError(f"run {run_id} is {row.status}{final}: it cannot be told to {name}", code=Code.CONFLICT)
     await running.command(services, caller, row.run_id, name, **arguments)
+    if name in _STATES:
+        await running.in_thread(services, caller, lambda scope: noted(services, scope, caller, f"run.{name}", run_id))
     return row
 
 

@@ -18,6 +18,7 @@ from flowmason.studio.fixing import fix_document
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.pipelines import KeptVersion, StoredPipeline
 from flowmason_serve_apps.studio.models import pipelines as models
+from flowmason_serve_apps.studio.noting import noted
 from flowmason_serve_apps.studio.routes.parts import (
     DOCUMENT,
     Cursor,
@@ -51,6 +52,7 @@ def create(services: Given, caller: PipelineWriter, sent: Sent, response: Respon
     checked = _checked(services, caller, written)
     with services.store.scope(caller.org_id) as scope:
         stored = pipelines.create(scope, written, by=caller.actor, now=services.now())
+        noted(services, scope, caller, "pipeline.create", stored.pipeline_id, name=stored.name)
     response.headers["Location"] = f"/api/v1/pipelines/{stored.pipeline_id}"
     return _detail(stored, response, checked.unbuilt)
 
@@ -134,6 +136,7 @@ def update(
         stored = pipelines.write(
             scope, base, written, revision=revision, now=services.now(), version_given="version" in given
         )
+        noted(services, scope, caller, "pipeline.update", pipeline_id, name=stored.name, revision=stored.revision)
     return _detail(stored, response, checked.unbuilt)
 
 
@@ -142,6 +145,7 @@ def delete(services: Given, caller: PipelineWriter, pipeline_id: str, revision: 
     """Delete a pipeline and the versions of it that are kept. Its runs stay."""
     with services.store.scope(caller.org_id) as scope:
         pipelines.remove(scope, pipeline_id, revision=revision)
+        noted(services, scope, caller, "pipeline.delete", pipeline_id, revision=revision)
 
 
 @router.post("/{pipeline_id}/validate", operation_id="pipelines_validate")
@@ -165,6 +169,7 @@ def clone(
         stored = pipelines.get(scope, pipeline_id)
         written = read_value({**stored.content, "name": new_name})
         copy = pipelines.create(scope, written, by=caller.actor, now=services.now())
+        noted(services, scope, caller, "pipeline.clone", copy.pipeline_id, name=copy.name, cloned=pipeline_id)
     response.headers["Location"] = f"/api/v1/pipelines/{copy.pipeline_id}"
     return _detail(copy, response)
 
@@ -190,7 +195,9 @@ async def publish(
             stored = pipelines.check_revision(scope, pipeline_id, revision)
             if options.get("pipeline_digest") != stored.digest:
                 raise UsageError(f"run {row.run_id} ran another content than the draft has now", help="Test it again.")
-            return pipelines.publish(scope, pipeline_id, revision=revision, by=caller.actor, now=services.now())
+            made = pipelines.publish(scope, pipeline_id, revision=revision, by=caller.actor, now=services.now())
+            noted(services, scope, caller, "pipeline.publish", pipeline_id, name=made.name, version=made.version)
+            return made
 
     return _detail(await asyncio.to_thread(write), response)
 
@@ -202,6 +209,7 @@ def unpublish(
     """Take back what was published: the name means the draft again. Versions stay kept."""
     with services.store.scope(caller.org_id) as scope:
         stored = pipelines.unpublish(scope, pipeline_id, revision=revision, now=services.now())
+        noted(services, scope, caller, "pipeline.unpublish", pipeline_id, name=stored.name)
     return _detail(stored, response)
 
 

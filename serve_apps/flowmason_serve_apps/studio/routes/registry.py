@@ -17,6 +17,7 @@ from flowmason.studio import packages
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.packages import UploadedPackage
 from flowmason_serve_apps.studio.models import registry as models
+from flowmason_serve_apps.studio.noting import noted
 from flowmason_serve_apps.studio.routes.parts import (
     Cursor,
     Given,
@@ -92,6 +93,7 @@ def delete_component(services: Given, caller: RegistryWriter, name: str) -> None
                 f"package {package.id} holds {', '.join(package.components)}; delete the package", code=Code.CONFLICT
             )
         packages.remove_package(scope, package.name, package.version)
+        noted(services, scope, caller, "package.delete", f"{package.name}@{package.version}")
 
 
 @router.post("/deploy", status_code=201, operation_id="registry_deploy")
@@ -106,6 +108,7 @@ def deploy(
     manifest = packages.check_package(data)
     with services.store.scope(caller.org_id) as scope:
         added = packages.add_package(scope, manifest, data, by=caller.actor, now=services.now())
+        noted(services, scope, caller, "package.deploy", f"{added.name}@{added.version}", digest=added.digest)
     # A run finds it there; one that needs it later puts it there again.
     services.values.put(caller.org_id, Digest(added.digest), data)
     return _package(added)
@@ -129,6 +132,7 @@ def delete_package(services: Given, caller: RegistryWriter, name: str, version: 
     """Delete a package; runs that still need it will fail."""
     with services.store.scope(caller.org_id) as scope:
         packages.remove_package(scope, name, version)
+        noted(services, scope, caller, "package.delete", f"{name}@{version}")
 
 
 @router.post("/refresh", operation_id="registry_refresh")

@@ -16,6 +16,7 @@ from flowmason.studio.pipelines import StoredPipeline
 from flowmason_serve_apps.studio import running, steering
 from flowmason_serve_apps.studio.details import no_run, summary
 from flowmason_serve_apps.studio.models import runs as models
+from flowmason_serve_apps.studio.noting import noted
 from flowmason_serve_apps.studio.routes.parts import (
     Cursor,
     Given,
@@ -179,6 +180,7 @@ async def delete(services: Given, caller: RunDeleter, run_id: Run) -> None:
     """Delete an ended run with all it has."""
     if not await services.runs.org(caller.org_id).delete(RunId(run_id)):
         raise no_run(run_id)
+    await running.in_thread(services, caller, lambda scope: noted(services, scope, caller, "run.delete", run_id))
 
 
 @router.get("/runs/{run_id}/logs", operation_id="runs_logs")
