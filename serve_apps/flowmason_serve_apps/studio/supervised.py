@@ -26,6 +26,8 @@ PRIVATE = (
     "JWT_SECRET",
     "FLOWMASON_SMTP_PASSWORD",
     "FLOWMASON_MASTER_KEY",
+    "FLOWMASON_METRICS_TOKEN",
+    "OTEL_EXPORTER_OTLP_HEADERS",
 )
 """Variables that the API and the conductors need and no worker should inherit."""
 PRIVATE_FILE = "FLOWMASON_PRIVATE_ENVIRONMENT"
@@ -206,6 +208,8 @@ def environment(
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.stats),
+        # Three times unwell, and HAProxy is started again: Ray's default period makes that half a minute.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback),
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
