@@ -7,7 +7,10 @@ import gzip
 import io
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +23,14 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowmason.executor import WorkerSettings
 from flowmason.journal_sql import open_journal
 from flowmason.studio import logs
 from flowmason.studio.identity.permissions import Role
+from flowmason.studio.roles import ensure_api_role
+from flowmason.studio.scope import StudioStore
 from flowmason.telemetry import following, otlp
+from flowmason_actors.conductor_host import ConductorHost, HostSettings
 from flowmason_serve_apps.studio.watching.exposition import METRICS
 from studio.conducting import conducting, ended, hello, made, started
 from studio.kit import Studio, settings_in, studio_in
@@ -142,6 +149,34 @@ def test_request_run_stages_and_model_calls_are_one_trace(tmp_path: Path, collec
     assert _attributes(run)["flowmason.org.id"] == studio.org
 
 
+def test_a_conductor_host_tells_of_a_run_that_it_ended(tmp_path: Path, collector: Collector) -> None:
+    settings = settings_in(tmp_path)
+    with studio_in(tmp_path, settings) as studio:
+        run_id = started(studio, made(studio, hello())["id"])["id"]
+
+        async def host() -> None:
+            host = ConductorHost(
+                msgspec.msgpack.encode(
+                    HostSettings(
+                        worker=WorkerSettings(values_url=settings.values_url),
+                        database_url=settings.database_url,
+                        executor="flowmason_serve_apps.studio.dev:local_executor",
+                    )
+                )
+            )
+            await host.ready()
+            await asyncio.to_thread(ended, studio, run_id)
+            await host.drain(2)
+
+        asyncio.run(host())
+    run, greet, request = (
+        next(each for each in collector.spans if each.name == name)
+        for name in ("run hello", "stage greet", "POST /api/v1/pipelines/{pipeline_id}/run")
+    )
+    assert greet.parent_span_id == run.span_id and run.parent_span_id == request.span_id
+    assert run.trace_id == request.trace_id and not request.parent_span_id
+
+
 def test_metrics_of_ones_own_org_and_of_all(tmp_path: Path) -> None:
     settings = msgspec.structs.replace(settings_in(tmp_path), metrics_token="an operator's token")
     with studio_in(tmp_path, settings) as studio, conducting(settings, MOCK):
@@ -248,3 +283,68 @@ def test_a_conductor_logs_a_failed_stage(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     (failed,) = [line for line in lines if line.get("stage") == "greet" and line["event"].startswith("stage.failed")]
     assert (failed["run_id"], failed["org_id"]) == (run_id, studio.org)
+
+
+def test_a_local_run_tells_of_loops_retries_and_failures(tmp_path: Path, collector: Collector) -> None:
+    stages = [
+        {
+            "id": "each",
+            "component_type": "foreach",
+            "config": {"items": [1, 2], "item_variable": "item", "loop_stages": ["inner", "late"]},
+        },
+        {"id": "inner", "component_type": "json_transform", "config": {"data": {"n": 1}, "jmespath_expression": "n"}},
+        {
+            "id": "late",
+            "component_type": "json_transform",
+            "depends_on": ["inner"],
+            "config": {"data": {"n": 1}, "jmespath_expression": "@"},
+        },
+        {
+            "id": "bad",
+            "component_type": "json_transform",
+            "depends_on": ["each"],
+            "config": {"data": {}, "jmespath_expression": "nothing(@)"},
+        },
+    ]
+    file = tmp_path / "looping.pipeline.json"
+    file.write_text(json.dumps({"name": "looping", "version": "1.0.0", "stages": stages}))
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "fm"), "run", str(file), "--on", "local", "--json", "-q"],
+        env={**os.environ, "FLOWMASON_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    run_id = json.loads(done.stdout)["run_id"]
+    by_id = {span.span_id: span for span in collector.spans}
+    (run,) = [span for span in collector.spans if span.name == "run looping"]
+    assert _attributes(run)["flowmason.run.id"] == run_id
+    assert not run.parent_span_id and run.status.code == 2
+    assert {span.trace_id for span in collector.spans} == {run.trace_id}
+    for span in collector.spans:
+        if span is not run:
+            above = by_id[span.parent_span_id]
+            assert above.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+    (each,) = [span for span in collector.spans if span.name == "stage each"]
+    assert _attributes(each)["flowmason.status"] == "completed" and each.parent_span_id == run.span_id
+    (bad,) = [span for span in collector.spans if span.name == "stage bad"]
+    assert bad.status.code == 2 and _attributes(bad)["error.type"] and bad.parent_span_id == run.span_id
+
+
+@pytest.mark.postgres
+def test_figures_behind_row_level_security(postgres_url: str, tmp_path: Path) -> None:
+    owner = StudioStore.open(postgres_url)
+    ensure_api_role(postgres_url)
+    settings = msgspec.structs.replace(settings_in(tmp_path), database_url=postgres_url, metrics_token="token")
+    with studio_in(tmp_path, settings) as studio, conducting(settings, MOCK):
+        run = ended(studio, started(studio, made(studio, asking())["id"])["id"])
+        assert run["status"] == "completed"
+        for headers in (studio.headers(), {"Authorization": "Bearer token"}):
+            found = _metrics(studio, headers)
+            assert found["flowmason_recent_runs", ("completed", studio.org)] == 1
+            assert found["flowmason_recent_tokens", ("input", studio.org)] > 0
+            assert found["flowmason_recent_run_seconds_bucket", ("+Inf", studio.org)] == 1
+        assert not _metrics(studio, studio.other_headers())
+    owner.close()
