@@ -15,6 +15,7 @@ from flowmason.ids import OrgId
 from flowmason.studio import schema
 from flowmason.studio.identity import credentials
 from flowmason.studio.identity.permissions import KeyScope, Role
+from flowmason.studio.roles import ensure_api_role
 from flowmason.studio.scope import StudioStore
 from flowmason.values_fs import open_values
 from flowmason_serve_apps.studio.app import make_app
@@ -62,6 +63,8 @@ def studio_in(folder: Path, settings: StudioSettings | None = None) -> Iterator[
     keys = people_in(owner, ACME, "acme")
     other_keys = people_in(owner, OTHER, "other")
     owner.close()
+    if not settings.database_url.startswith("sqlite"):
+        ensure_api_role(settings.database_url)
     store = StudioStore.open(settings.database_url, role="api")
     services = Services(settings, store, open_values(settings.values_url))
     app = make_app(settings, services)

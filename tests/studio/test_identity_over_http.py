@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 
+from flowmason.studio import schema
 from flowmason.studio.identity import bootstrap, credentials
 from flowmason.studio.identity.permissions import Role
 from flowmason.studio.scope import StudioStore
@@ -33,11 +35,16 @@ class Post:
         return next(word for word in self.sent[-1][1].split() if word.startswith(credentials.RESET))
 
 
-@pytest.fixture
-def signed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Studio, dict[str, Any]]]:
-    """A Studio whose owner was made by the bootstrap token, with a password."""
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def signed_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[tuple[Studio, dict[str, Any]]]:
+    """A Studio whose owner was made by the bootstrap token, with a password; on PostgreSQL behind the second wall."""
     monkeypatch.setenv("FLOWMASON_HOME", str(tmp_path))
-    with studio_in(tmp_path) as studio:
+    settings = settings_in(tmp_path)
+    if request.param == "postgres":
+        settings = msgspec.structs.replace(settings, database_url=request.getfixturevalue("postgres_url"))
+    with studio_in(tmp_path, settings) as studio:
         studio.services.mailer = Post()
         store = StudioStore.open(studio.services.settings.database_url)
         token = bootstrap.issue_bootstrap_token(store, studio.services.now())
@@ -239,7 +246,7 @@ def test_limits_of_an_org_are_set_by_admins(studio: Studio) -> None:
 
 
 def test_the_audit_log_shows_what_was_done_and_that_nothing_was_changed(
-    signed_up: tuple[Studio, dict[str, Any]], tmp_path: Path
+    signed_up: tuple[Studio, dict[str, Any]],
 ) -> None:
     studio, first = signed_up
     headers = _bearer(first["api_key"])
@@ -248,10 +255,11 @@ def test_the_audit_log_shows_what_was_done_and_that_nothing_was_changed(
     assert [each["action"] for each in log] == ["api_key.create", "system.bootstrap", "org.create"]
     assert PASSWORD not in str(log) and first["api_key"] not in str(log)
     assert studio.client.get("/api/v1/auth/audit-log/verify", headers=headers).json()["whole"] is True
-    with sqlite3.connect(settings_in(tmp_path).database_url.removeprefix("sqlite:///")) as database:
-        database.execute(
-            "UPDATE audit_log SET actor='nobody' WHERE action='org.create' AND org_id=?", (first["org_id"],)
-        )
+    store = StudioStore.open(studio.services.settings.database_url)
+    with store.system() as system:
+        entry = (schema.audit_log.c.action == "org.create") & (schema.audit_log.c.org_id == first["org_id"])
+        system.execute(sa.update(schema.audit_log).where(entry).values(actor="nobody"))
+    store.close()
     verdict = studio.client.get("/api/v1/auth/audit-log/verify", headers=headers).json()
     assert verdict["whole"] is False and verdict["broken_at"] == 1
 
