@@ -218,7 +218,8 @@ class RunSocket:
     async def _send(self, text: str) -> None:
         async with self._sending:
             try:
-                await asyncio.wait_for(self._websocket.send_text(text), self._slow_s)
+                async with asyncio.timeout(self._slow_s):
+                    await self._websocket.send_text(text)
             except TimeoutError:
                 log.info("a reader of a socket took nothing for %g s and was let go", self._slow_s)
                 raise _Closed(SLOW, "too slow; come back with the last seq that you saw") from None
