@@ -127,9 +127,6 @@ class SimWorker(Worker):
     def environment(self) -> Mapping[str, str]:
         return {}
 
-    def mask(self, failure: Failure) -> Failure:
-        return failure
-
 
 class SimExecutor:
     """Workers in a bad neighbourhood. Calls of effects live on a host that outlives conductors."""

@@ -47,7 +47,7 @@ class RegionRun:
         self.data = Data(worker.values, region.org_id)
         self.state = RunState(region.run_id, plan)
         self.state.status = Status.RUNNING
-        self.masker = masker_of(region) or worker.services.masker
+        self.masker = masker_of(region) or worker.masker
         self.lists: dict[int, list[Any]] = {}
         self.pieces: dict[int, Piece] = {}
         self._emit = emit

@@ -64,6 +64,7 @@ class Worker:
         self._rng = random.Random()
         self._active: weakref.WeakSet[RegionRun] = weakref.WeakSet()
         self._pulse: threading.Thread | None = None
+        self.masker = self.services.masker
 
     # -- regions ---------------------------------------------------------------------------------
 
