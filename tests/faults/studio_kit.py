@@ -10,83 +10,23 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import msgspec
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
 
 from faults.kit import Entry, Story
+from faults.studio_components import COMPONENTS, stages
 from flowmason.ids import RunId
 from flowmason.journal_sql import open_journal
 from flowmason.studio.identity.permissions import Role
 from flowmason.studio.scope import StudioStore
 from flowmason_actors import processes
 from studio.kit import ACME, people_in
-
-ENDED = ("completed", "failed", "cancelled")
-
-COMPONENTS = '''
-import asyncio
-import json
-import os
-import time
-from typing import Any
-
-from flowmason import OperatorInput, OperatorOutput, operator
-from flowmason.ids import format_path
-
-LEDGER = {ledger!r}
-
-
-class Given(OperatorInput):
-    after: Any = None
-    seconds: float = 0.0
-    gate: str = ""
-
-
-class Made(OperatorOutput):
-    value: Any = None
-
-
-def note(context, key=None):
-    """One line, written at once: concurrent writers never mix."""
-    entry = {{
-        "run": context.run_id, "what": "begin", "path": format_path(context.path), "round": context.round,
-        "attempt": context.attempt, "key": key, "pid": os.getpid(), "at": time.time_ns() // 1_000_000,
-    }}
-    handle = os.open(LEDGER, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(handle, json.dumps(entry).encode() + b"\\n")
-    finally:
-        os.close(handle)
-
-
-async def work(input, context):
-    await asyncio.sleep(input.seconds)
-    while input.gate and not os.path.exists(input.gate):
-        await asyncio.sleep(0.05)
-    return Made(value=context.stage_id)
-
-
-@operator(name="noted", category="test", description="A pure step.", timeout_seconds=120)
-class Noted:
-    Input, Output = Given, Made
-
-    async def execute(self, input, context):
-        note(context)
-        return await work(input, context)
-
-
-@operator(name="delivered", category="test", description="An effect.", effect="idempotent", timeout_seconds=120)
-class Delivered:
-    Input, Output = Given, Made
-
-    async def execute(self, input, context):
-        note(context, context.idempotency_key)
-        return await work(input, context)
-'''
 
 
 class StudioProcess:
@@ -204,18 +144,6 @@ class StudioProcess:
         self.fm("install", str(self.root / "faults.fmpkg"))
 
 
-def stages(length: int = 4, seconds: float = 0.3, gate: str = "") -> list[dict[str, Any]]:
-    """Stages that hand a value on, a pure one and an effect in turn."""
-    found = []
-    for n in range(length):
-        config: dict[str, Any] = {"after": f"{{{{upstream.s{n - 1}.value}}}}"} if n else {}
-        kind = "delivered" if n % 2 else "noted"
-        if n % 2:
-            config |= {"seconds": seconds, "gate": gate}
-        found.append({"id": f"s{n}", "component": kind, "config": config})
-    return found
-
-
 class Load:
     """A client that retries: it submits runs, and readers follow some of them. Use it as a context."""
 
@@ -289,7 +217,8 @@ class Load:
             while waiting:
                 run = await self.submit(waiting.pop(0))
                 if len(following) < readers:
-                    following.append(asyncio.create_task(self.follow(run)))
+                    reader = self.follow_socket if len(following) % 2 else self.follow
+                    following.append(asyncio.create_task(reader(run)))
                 if len(self.accepted) >= at and not struck:
                     struck.append(asyncio.create_task(asyncio.to_thread(then)))
 
@@ -332,6 +261,31 @@ class Load:
             await asyncio.sleep(0.3)
         raise AssertionError(f"the reader of {run} never came to its end: {seen}")
 
+    async def follow_socket(self, run: str) -> None:
+        """The same over the WebSocket."""
+        seen = self.seen[run]
+        address = f"ws{self.studio.url.removeprefix('http')}/api/v1/ws/runs"
+        headers = {"Authorization": f"Bearer {self.studio.keys[Role.OWNER]}"}
+        deadline = time.monotonic() + 150.0
+        while time.monotonic() < deadline:
+            self.connections[run] += 1
+            try:
+                async with connect(address, additional_headers=headers, open_timeout=10) as socket:
+                    asked = {"type": "subscribe", "run_id": run, "after": seen[-1] if seen else 0, "side": False}
+                    await socket.send(json.dumps(asked))
+                    async for text in socket:
+                        message = json.loads(text)
+                        if message["type"] == "event":
+                            seen.append(message["seq"])
+                        elif message["type"] == "end":
+                            return
+                        elif message["type"] == "error":
+                            break
+            except (OSError, WebSocketException):
+                pass
+            await asyncio.sleep(0.3)
+        raise AssertionError(f"the reader of {run} never came to its end: {seen}")
+
     async def verify(self, killed: float | None = None, adopted_within_s: float = 15.0) -> dict[str, Any]:
         """What holds after any fault; returns what was found.
 
@@ -365,7 +319,7 @@ class Load:
             "adopted": adopted,
             "slowest_s": round(slowest, 1),
             "begun_again": again,
-            "reconnected": sum(self.connections.values()) - 2 * len(self.seen),
+            "connections": sum(self.connections.values()),
             "tried_again": dict(self.refused),
         }
 
@@ -389,6 +343,3 @@ def _adoption(recorded: Sequence[Any], killed: float | None) -> float | None:
 async def during(load: Load, count: int, strike: Callable[[], Any], **options: Any) -> Any:
     """Runs are submitted, and after a quarter of them something is struck."""
     return await load.submit_all(count, at=count // 4, then=strike, **options)
-
-
-Strike = Callable[[], Awaitable[Any]]
