@@ -60,7 +60,7 @@ class Somebody:
         """Nothing is to stop the run any more, and it goes on."""
         while True:
             await asyncio.sleep(5)
-            await self.post("breakpoints")
+            await self.post("breakpoints", breakpoints=[], exceptions=[])
             await self.post("resume")
 
     async def post(self, name: str, **arguments: Any) -> None:
