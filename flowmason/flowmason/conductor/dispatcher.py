@@ -90,7 +90,7 @@ class Dispatcher:
         """Open items of loops that are not sent out whole, as many as the loop allows at once."""
         for path, owner in list(self.loops.items()):
             body = owner.body
-            if owner.ended or not isinstance(body, ForeachState) or body.doomed is not None:
+            if owner.ended or not isinstance(body, ForeachState) or body.doomed is not None or self._gone(owner):
                 del self.loops[path]
                 continue
             if owner.stage.pure and not self._cut(owner):
@@ -117,7 +117,7 @@ class Dispatcher:
         cheap: dict[Placement, list[StageState]] = {Placement.TASK: [], Placement.HOST: []}
         ready: list[StageState] = []
         for path, stage in list(self.ready.items()):
-            if not stage.ready:
+            if not stage.ready or self._gone(stage):
                 del self.ready[path]
             elif stage.not_before <= now and not self._flights.covers(stage):
                 ready.append(stage)
@@ -135,6 +135,10 @@ class Dispatcher:
             if owner.stage.pure and not self._cut(owner):
                 self._items(owner, room, clock, done)
         return done
+
+    def _gone(self, stage: StageState) -> bool:
+        """Whether the body that the stage was in has been thrown away: its owner was run again from the start."""
+        return self._state.stages.get(stage.path) is not stage
 
     def _cut(self, owner: StageState) -> bool:
         """Whether the run may have to stop in the body of a stage: its stages are sent out one by one."""
