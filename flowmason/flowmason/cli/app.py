@@ -36,6 +36,10 @@ COMMANDS: dict[str, Entry] = {
     "pack": Entry("flowmason.cli.packages", "pack", "Pack a project into one .fmpkg file."),
     "install": Entry("flowmason.cli.packages", "install", "Install a package."),
     "uninstall": Entry("flowmason.cli.packages", "uninstall", "Remove an installed package."),
+    "org": Entry("flowmason.cli.orgs", "app", "Sign in to orgs of Studios, and list them."),
+    "auth": Entry("flowmason.cli.auth", "app", "Who you are in a Studio: keys, sign-in, audit log."),
+    "deploy": Entry("flowmason.cli.deploying", "deploy", "Bring a project's pipelines to a Studio."),
+    "pull": Entry("flowmason.cli.deploying", "pull", "Fetch pipelines from a Studio."),
     "doctor": Entry("flowmason.cli.doctor", "doctor", "Check that everything a run needs is there."),
 }
 GROUP = "flowmason.commands"

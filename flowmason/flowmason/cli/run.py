@@ -38,6 +38,12 @@ def run(
     submit: Annotated[
         bool, typer.Option("--submit", help="Run it as a job of the cluster: upload the project, follow the log.")
     ] = False,
+    studio: Annotated[
+        bool, typer.Option("--studio", help="Run what an org of a Studio has under this name, there.")
+    ] = False,
+    target_org: Annotated[
+        str | None, typer.Option("--target-org", metavar="ALIAS", help="With --studio: the org; else the default one.")
+    ] = None,
     provider: Annotated[
         str | None, typer.Option("--provider", metavar="NAME", help="Model provider for stages that name none.")
     ] = None,
@@ -62,6 +68,7 @@ def run(
       fm run pipelines/triage.pipeline.json -i '{"text": "printer on fire"}'
       fm run report --set doc=@scan.pdf --set options.pages=3 --json > result.json
       fm run triage --submit
+      fm run triage@1.2.0 --studio -i '{"text": "printer on fire"}'
     """
     from flowmason.cli.running import Show, stopped
     from flowmason.errors import FlowMasonError
@@ -81,16 +88,21 @@ def run(
         "provider": provider,
         "max_concurrency": max_concurrency,
         "timeout": timeout,
+        "submit": submit,
     }
     try:
-        if submit:
+        if studio or target_org is not None:
+            from flowmason.cli import remote_run
+
+            code = remote_run.run(path, target_org, request, show)
+        elif submit:
             from flowmason.cli import submitting
 
             code = submitting.submit(path, request, show)
         else:
             code = console.run_async(_run(path, request, show))
     except FlowMasonError as error:
-        code = stopped(error, show, path or "", on, request.get("run_id"))
+        code = stopped(error, show, path or "", "studio" if studio else on, request.get("run_id"))
     raise typer.Exit(code)
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from urllib.parse import quote
 
 import typer
 
 from flowmason.cli import console
-
-if TYPE_CHECKING:
-    from flowmason.remote.client import StudioClient
+from flowmason.cli.studio_org import Json, TargetOrg, client_of
 
 app = typer.Typer(no_args_is_help=True, help="Set, list and remove the secrets of an org.", rich_markup_mode=None)
 
-_Org = Annotated[str | None, typer.Option("--target-org", "-t", metavar="ALIAS", help="The org; else the default one.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, '_', '-' and '.'; case does not matter.")]
 _MOST = 64 * 1024
 
@@ -29,8 +24,8 @@ def set_(
     from_file: Annotated[
         Path | None, typer.Option("--from-file", metavar="FILE", help="Take the value from a file, as it is.")
     ] = None,
-    target_org: _Org = None,
-    as_json: _Json = False,
+    target_org: TargetOrg = None,
+    as_json: Json = False,
 ) -> None:
     """Set a secret, or give it a new value.
 
@@ -42,7 +37,7 @@ def set_(
       pass show api_key | fm secrets set api_key -t production
     """
     value = _value(name, from_file)
-    with _client(target_org) as client:
+    with client_of(target_org) as client:
         done = client.request("PUT", f"/secrets/{quote(name, safe='')}", body={"value": value})
     if as_json:
         console.print_json(done)
@@ -51,9 +46,9 @@ def set_(
 
 
 @app.command("list")
-def list_(target_org: _Org = None, as_json: _Json = False) -> None:
+def list_(target_org: TargetOrg = None, as_json: Json = False) -> None:
     """List the names of the org's secrets, who set them and when."""
-    with _client(target_org) as client:
+    with client_of(target_org) as client:
         found = list(client.pages("/secrets", limit=1000))
     if as_json:
         console.print_json({"items": found, "next_cursor": None})
@@ -67,9 +62,9 @@ def list_(target_org: _Org = None, as_json: _Json = False) -> None:
 
 
 @app.command()
-def rm(name: _Name, target_org: _Org = None, as_json: _Json = False) -> None:
+def rm(name: _Name, target_org: TargetOrg = None, as_json: Json = False) -> None:
     """Remove a secret with all its versions."""
-    with _client(target_org) as client:
+    with client_of(target_org) as client:
         client.request("DELETE", f"/secrets/{quote(name, safe='')}")
     if as_json:
         console.print_json({"removed": name})
@@ -78,23 +73,14 @@ def rm(name: _Name, target_org: _Org = None, as_json: _Json = False) -> None:
 
 
 @app.command()
-def rotate(target_org: _Org = None, as_json: _Json = False) -> None:
+def rotate(target_org: TargetOrg = None, as_json: Json = False) -> None:
     """Bring the org's secrets under the server's current master key, and delete their older versions."""
-    with _client(target_org) as client:
+    with client_of(target_org) as client:
         done = client.request("POST", "/secrets/rotate-keys")
     if as_json:
         console.print_json(done)
     else:
         console.say(f"{done['rewrapped']} brought under the current master key, {done['dropped']} old versions deleted")
-
-
-def _client(alias: str | None) -> StudioClient:
-    from flowmason.remote.client import StudioClient
-    from flowmason.remote.orgs import OrgBook
-
-    book = OrgBook(os.environ)
-    org = book.get(alias)
-    return StudioClient(org.url, book.key(org))
 
 
 def _value(name: str, file: Path | None) -> str:

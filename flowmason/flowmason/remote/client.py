@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx2
@@ -105,6 +106,12 @@ class StudioClient:
         if answer.status_code >= 300:
             raise refusal(answer)
         return answer
+
+    def streamed(
+        self, path: str, *, query: Mapping[str, Any], timeout: httpx2.Timeout
+    ) -> AbstractContextManager[httpx2.Response]:
+        """An answer that is read as it comes; whoever opens it looks at its status."""
+        return self._http.stream("GET", path, params=dict(query), timeout=timeout)
 
 
 def unreachable(url: str, error: Exception) -> EngineUnavailableError:

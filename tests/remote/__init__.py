@@ -1,0 +1,1 @@
+"""`fm` against a Studio that listens on loopback, with a conductor that walks its runs."""

@@ -1,0 +1,214 @@
+"""Signing in, deploying, pulling, and running by name."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowmason.studio import schema
+from flowmason.studio.identity.permissions import Role
+from remote.conftest import Fm, greeting, write
+from studio.kit import Studio
+
+
+def _remote(studio: Studio, name: str = "greeting") -> dict[str, Any]:
+    found: dict[str, Any] = studio.client.get(f"/api/v1/pipelines/by-name/{name}", headers=studio.headers()).json()
+    return found
+
+
+def _change(studio: Studio, **keys: Any) -> None:
+    """Somebody else writes to the pipeline."""
+    found = _remote(studio)
+    answer = studio.client.put(
+        f"/api/v1/pipelines/{found['id']}",
+        json=keys,
+        headers={**studio.headers(), "If-Match": f'"{found["revision"]}"'},
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_key_is_asked_about_before_it_is_kept_and_lies_where_nobody_else_reads_it(
+    fm: Fm, url: str, tmp_path: Path, studio: Studio
+) -> None:
+    bad = fm("org", "login", "-a", "bad", "-u", url, "-k", "fm_live_wrong")
+    assert bad.exit_code == 1 and "UNAUTHENTICATED" in bad.stderr
+    listed = json.loads(fm("org", "list", "--json").stdout)["items"]
+    assert [(each["alias"], each["default"]) for each in listed] == [("acme", True)]
+    assert studio.keys[Role.DEVELOPER] not in fm("org", "list").output
+    keys = tmp_path / "home" / "org-keys.json"
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o600
+    me = json.loads(fm("auth", "whoami", "--json").stdout)
+    assert (me["email"], me["role"]) == ("developer@acme.example", "developer")
+    assert fm("org", "logout").exit_code == 0
+    gone = fm("auth", "whoami")
+    assert gone.exit_code == 2 and "fm org login" in gone.stderr
+
+
+def test_a_studio_that_is_not_there_is_said_so(fm: Fm) -> None:
+    down = fm("org", "login", "-a", "down", "-u", "http://127.0.0.1:9", "-k", "fm_live_x")
+    assert down.exit_code == 4 and "does not answer" in down.stderr
+
+
+def test_keys_are_made_and_ended(fm: Fm) -> None:
+    made = fm("auth", "api-key", "create", "ci", "--scope", "read", "--json")
+    key = json.loads(made.stdout)
+    assert made.exit_code == 0 and key["api_key"].startswith("fm_live_")
+    assert key["key_id"] in fm("auth", "api-key", "list").stdout
+    rotated = fm("auth", "api-key", "rotate", key["key_id"])
+    assert rotated.exit_code == 0 and rotated.stdout.startswith("fm_live_")
+    assert fm("auth", "api-key", "revoke", key["key_id"], "-f", "-r", "left").exit_code == 0
+    missing = fm("auth", "api-key", "revoke", "key_none", "-f")
+    assert missing.exit_code == 1 and "NOT_FOUND" in missing.stderr
+    denied = fm("auth", "audit-log")
+    assert denied.exit_code == 1 and "FORBIDDEN" in denied.stderr
+
+
+def test_a_project_is_deployed_once_and_its_changes_follow(fm: Fm, project: Path, studio: Studio) -> None:
+    tried = fm("deploy", "--dry-run")
+    assert tried.exit_code == 0 and "create" in tried.stderr
+    assert studio.client.get("/api/v1/pipelines", headers=studio.headers()).json()["items"] == []
+    assert fm("deploy").exit_code == 0
+    again = json.loads(fm("deploy", "--json").stdout)
+    assert [each["action"] for each in again["items"]] == ["same"]
+    write(project, greeting(description="friendlier"))
+    tried = fm("deploy", "--dry-run")
+    assert "$.description" in tried.stderr and "friendlier" in tried.stderr
+    assert fm("deploy", "greeting").exit_code == 0
+    assert _remote(studio)["description"] == "friendlier"
+
+
+def test_what_somebody_else_wrote_is_shown_and_left_alone(fm: Fm, project: Path, studio: Studio) -> None:
+    assert fm("deploy").exit_code == 0
+    _change(studio, description="of somebody else")
+    write(project, greeting(description="mine"))
+    conflict = fm("deploy")
+    assert conflict.exit_code == 1
+    assert "conflict" in conflict.stderr and "of somebody else" in conflict.stderr
+    assert _remote(studio)["description"] == "of somebody else"
+    assert fm("deploy", "--force").exit_code == 0
+    assert _remote(studio)["description"] == "mine"
+
+
+def test_one_that_is_refused_fails_the_deploy_and_the_others_arrive(fm: Fm, project: Path, studio: Studio) -> None:
+    calls = {"id": "call", "component_type": "nothing_such", "config": {}}
+    write(project, greeting(name="broken", stages=[calls]))
+    caller = {
+        "id": "sub",
+        "component_type": "subpipeline",
+        "config": {"pipeline_id": "greeting", "input_data": {}},
+    }
+    write(project, greeting(name="a_caller", stages=[caller]))
+    done = fm("deploy", "--json")
+    actions = {each["name"]: each["action"] for each in json.loads(done.stdout)["items"]}
+    assert done.exit_code == 1
+    assert actions == {"a_caller": "create", "broken": "failed", "greeting": "create"}
+
+
+def test_a_pull_brings_the_very_same_document(fm: Fm, project: Path, studio: Studio, tmp_path: Path) -> None:
+    assert fm("deploy").exit_code == 0
+    (project / "pipelines" / "greeting.pipeline.json").unlink()
+    assert fm("pull", "--dry-run").exit_code == 0
+    assert not list((project / "pipelines").iterdir())
+    assert fm("pull").exit_code == 0
+    pulled = json.loads((project / "pipelines" / "greeting.pipeline.json").read_text())
+    assert pulled == _remote(studio)["document"]
+    assert json.loads(fm("deploy", "--json").stdout)["items"][0]["action"] == "same"
+
+
+def test_a_pull_overwrites_no_work_of_ones_own(fm: Fm, project: Path, studio: Studio) -> None:
+    assert fm("deploy").exit_code == 0
+    file = write(project, greeting(description="mine"))
+    _change(studio, description="theirs")
+    conflict = fm("pull")
+    assert conflict.exit_code == 1 and "conflict" in conflict.stderr
+    assert json.loads(file.read_text())["description"] == "mine"
+    assert fm("pull", "greeting", "--force").exit_code == 0
+    assert json.loads(file.read_text())["description"] == "theirs"
+    missing = fm("pull", "nothing")
+    assert missing.exit_code == 1 and "NOT_FOUND" in missing.stderr
+
+
+def test_a_run_by_name_is_shown_as_one_here_would_be(fm: Fm, project: Path) -> None:
+    assert fm("deploy").exit_code == 0
+    done = fm("run", "greeting", "--studio", "--set", "who=Ada")
+    assert done.exit_code == 0, done.output
+    assert "hello Ada" in done.stdout and "✓ greet" in done.stderr and "completed" in done.stderr
+    result = json.loads(fm("run", "greeting@1.0.0", "--target-org", "acme", "--sample", "--json", "-q").stdout)
+    assert result["status"] == "completed" and result["executor"] == "studio"
+    assert result["stages"]["greet"]["status"] == "completed"
+    assert set(result) == {
+        "run_id", "pipeline", "version", "status", "output", "error", "stages", "usage", "executor"
+    }  # fmt: skip
+
+
+def test_a_run_that_fails_ends_with_one_and_a_wrong_one_with_two(fm: Fm, project: Path) -> None:
+    stage = {
+        "id": "check",
+        "component_type": "schema_validate",
+        "config": {"data": {"n": "{{input.who}}"}, "json_schema": {"type": "array"}, "strict": True},
+    }
+    write(project, greeting(name="failing", stages=[stage]))
+    assert fm("deploy").exit_code == 0
+    failed = fm("run", "failing", "--studio")
+    assert failed.exit_code == 1 and "error" in failed.stderr
+    assert fm("run", "greeting", "--studio", "-i", '{"who": 7}').exit_code == 2
+    assert fm("run", "nothing", "--studio").exit_code == 1
+    assert fm("run", "greeting", "--studio", "--set", "who=@file").exit_code == 2
+    assert fm("run", "--studio").exit_code == 2
+
+
+def test_a_run_that_takes_too_long_is_cancelled(fm: Fm, project: Path, studio: Studio) -> None:
+    assert fm("deploy").exit_code == 0
+    with studio.services.store.scope(studio.org) as scope:
+        # No run of the org has its turn.
+        scope.add(schema.org_limits, max_concurrent_runs=0, max_queued_runs=None, weight=1)
+    done = fm("run", "greeting", "--studio", "--timeout", "0.5")
+    assert done.exit_code == 3, done.output
+    assert "cancelling" in done.stderr and "cancelled" in done.stderr
+
+
+def test_a_stream_that_breaks_is_taken_up_where_it_broke(
+    fm: Fm, project: Path, monkeypatch: pytest.MonkeyPatch, url: str, studio: Studio
+) -> None:
+    import httpx2
+
+    from flowmason.remote import following
+    from flowmason.remote.client import StudioClient
+
+    assert fm("deploy").exit_code == 0
+    run_id = json.loads(fm("run", "greeting", "--studio", "--json", "-q").stdout)["run_id"]
+    opened = StudioClient.streamed
+    broken: list[int] = []
+
+    class Breaking:
+        """Breaks after the second event."""
+
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def __enter__(self) -> Any:
+            answer = self._inner.__enter__()
+            lines = answer.iter_lines()
+
+            def some() -> Any:
+                for number, line in enumerate(lines):
+                    if number == 7 and len(broken) < 2:
+                        broken.append(number)
+                        raise httpx2.ReadError("cut")
+                    yield line
+
+            answer.iter_lines = some
+            return answer
+
+        def __exit__(self, *error: Any) -> Any:
+            return self._inner.__exit__(*error)
+
+    monkeypatch.setattr(StudioClient, "streamed", lambda self, *a, **k: Breaking(opened(self, *a, **k)))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with StudioClient(url, studio.keys[Role.VIEWER]) as client:
+        seqs = [told.data["seq"] for told in following.follow(client, run_id) if told.kind == "event"]
+    assert broken and seqs == list(range(1, len(seqs) + 1))
