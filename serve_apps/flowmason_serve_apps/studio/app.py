@@ -10,6 +10,8 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from flowmason_serve_apps.studio import problems
+from flowmason_serve_apps.studio.guard.door import Door
+from flowmason_serve_apps.studio.guard.limiting import limiter_of
 from flowmason_serve_apps.studio.routes import OUTSIDE, ROUTERS
 from flowmason_serve_apps.studio.services import Nudge, Services, nobody, open_services
 from flowmason_serve_apps.studio.settings import StudioSettings, settings_from
@@ -27,14 +29,17 @@ def make_app(
     `nudge` tells conductors that there is something to do, for services that are opened here.
     """
 
+    known = services.settings if services is not None else settings or settings_from()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.services = services or open_services(settings or settings_from(), nudge)
+        app.state.services = services or open_services(known, nudge)
         try:
             yield
         finally:
             await app.state.services.close()
             app.state.exposition.close()
+            await limiter.close()
             await asyncio.to_thread(requests.close)
 
     app = FastAPI(
@@ -43,6 +48,7 @@ def make_app(
         openapi_url=f"{PREFIX}/openapi.json",
         docs_url="/docs",
         redoc_url=None,
+        separate_input_output_schemas=False,
         lifespan=lifespan,
     )
     problems.install(app)
@@ -52,6 +58,8 @@ def make_app(
         app.include_router(router, prefix=PREFIX)
     for router in OUTSIDE:
         app.include_router(router, include_in_schema=False)
+    limiter = limiter_of(known.redis_url, known.replicas)
+    app.add_middleware(Door, settings=known, limiter=limiter)
     # The last one added is the outermost: it sees every request, also those that others refuse.
     app.add_middleware(Watching, requests=requests)
     return app

@@ -20,8 +20,10 @@ for word in "$@"; do
   case "$word" in
     *.cfg)
       # Ray opens the pages with statistics and metrics on every interface, whatever it is told.
+      # It does not say who asks, and limits of sign-ins count by that.
       # Before the application is deployed it says 404, of everything; a server that is not there it calls a 500.
       text=$(sed -E \
+        -e 's/^( *)mode http$/&\n\1option forwardfor/' \
         -e 's/^( *bind )[*]?:(PORTS)$/\1127.0.0.1:\2/' \
         -e 's|^( *)http-request return status 404 .*/-/routes.*$|\1http-request return status 503 ABSENT|' \
         -e 's|^( *errorfile (50[234])) .*$|\1 FOLDER/\2.http|' "$word") && printf '%s\n' "$text" >"$word" ;;

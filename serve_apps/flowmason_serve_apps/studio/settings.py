@@ -25,6 +25,10 @@ class StudioSettings(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     """How many API processes share a limit that is kept in memory."""
     redis_url: str | None = None
+    requests_per_minute: int = 6000
+    """Of one credential; and of one address without any, a tenth of that."""
+    sign_ins_per_minute: int = 20
+    """Of one address, to each of the routes that check a password or a token of somebody who has not signed in."""
     max_body_bytes: int = 16 * 1024 * 1024
     metrics_token: str | None = None
     """Whoever presents it to GET /metrics sees the figures of all orgs."""
@@ -53,6 +57,8 @@ def settings_from(environ: Mapping[str, str] | None = None) -> StudioSettings:
         replicas=int(given.get("FLOWMASON_API_REPLICAS", "1")),
         redis_url=given.get("REDIS_URL") or None,
         metrics_token=given.get("FLOWMASON_METRICS_TOKEN") or None,
+        requests_per_minute=int(given.get("FLOWMASON_REQUESTS_PER_MINUTE", defaults.requests_per_minute)),
+        sign_ins_per_minute=int(given.get("FLOWMASON_SIGN_INS_PER_MINUTE", defaults.sign_ins_per_minute)),
         smtp_url=given.get("FLOWMASON_SMTP_URL") or None,
         mail_from=given.get("FLOWMASON_MAIL_FROM", defaults.mail_from),
     )

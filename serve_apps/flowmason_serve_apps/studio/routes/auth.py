@@ -12,6 +12,7 @@ from flowmason.errors import Code, FlowMasonError, UsageError
 from flowmason.ids import OrgId
 from flowmason.studio.identity import bootstrap, orgs, people, resets, tickets
 from flowmason.studio.identity.sessions import TokenPair
+from flowmason_serve_apps.studio.guard.door import address_of
 from flowmason_serve_apps.studio.models import auth as models
 from flowmason_serve_apps.studio.routes.parts import Given, Themselves
 from flowmason_serve_apps.studio.services import Services
@@ -42,7 +43,7 @@ def first(services: Given, body: models.Bootstrap, response: Response) -> models
 def login(services: Given, request: Request, body: models.Login, response: Response) -> models.TokensOut:
     """Sign in. The answer to an unknown address and to a wrong password is the same, and takes as long."""
     response.headers.update(_NO_STORE)
-    address = request.client.host if request.client else "unknown"
+    address = address_of(request.scope, request.headers)
     return _tokens(services.sessions.sign_in(body.email, body.password.get_secret_value(), address, body.org))
 
 

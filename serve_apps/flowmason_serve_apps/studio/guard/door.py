@@ -1,0 +1,217 @@
+"""The door of the API: hosts, origins, limits and bodies before any handler, headers on every answer. Pure ASGI."""
+
+from __future__ import annotations
+
+import math
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flowmason.document import parse_document
+from flowmason.errors import Code, EngineUnavailableError, RefusedError
+from flowmason.limiter import Rate, Verdict
+from flowmason.studio.identity.credentials import hashed
+from flowmason_serve_apps.studio import problems
+from flowmason_serve_apps.studio.guard.limiting import SharedLimiter
+from flowmason_serve_apps.studio.settings import StudioSettings
+
+SIGN_IN = frozenset(
+    f"/api/v1/auth/{name}" for name in ("login", "refresh", "bootstrap", "password/forgot", "password/reset")
+)
+"""Where somebody who has not signed in shows a secret: these are closed where attempts cannot be counted."""
+_UNCOUNTED = frozenset({"/health", "/api/v1/health", "/-/healthz", "/-/routes"})
+_UPLOADS = frozenset({"/api/v1/registry/deploy"})
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_YAML = frozenset({"application/yaml", "application/x-yaml", "text/yaml"})
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
+_API_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_DOCS_POLICY = (
+    b"content-security-policy",
+    b"default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'self' 'unsafe-inline'"
+    b" https://cdn.jsdelivr.net; img-src 'self' data: https://fastapi.tiangolo.com; frame-ancestors 'none'",
+)
+_ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, X-API-Key, X-Request-ID"
+_EXPOSED = "ETag, Location, Retry-After, X-Request-ID, RateLimit-Limit, RateLimit-Remaining"
+_METHODS = "GET, POST, PUT, PATCH, DELETE"
+
+
+class Door:
+    """Refuses what no handler should see, and adds to answers what every one should have."""
+
+    def __init__(self, app: ASGIApp, settings: StudioSettings, limiter: SharedLimiter) -> None:
+        self._app = app
+        self._settings = settings
+        self._limiter = limiter
+        public = urlsplit(settings.public_url).hostname or ""
+        self._hosts = {*(name.lower() for name in settings.allowed_hosts), public.lower()} - {""}
+        self._origins = frozenset(settings.cors_origins)
+        every = settings.requests_per_minute
+        self._of_credential = Rate(every, 60.0, max(1, every // 10))
+        self._of_address = Rate(max(1, every // 10), 60.0, max(1, every // 20))
+        self._of_sign_in = Rate(settings.sign_ins_per_minute, 60.0, settings.sign_ins_per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        known = origin is not None and origin in self._origins
+        verdict: Verdict | None = None
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._dress(message, scope["path"], origin if known else None, verdict)
+            await send(message)
+
+        answer = self._misdirected(headers, scope["path"]) or self._preflight(scope, headers, known)
+        if answer is None:
+            answer, verdict = await self._counted(scope, headers)
+        if answer is None and scope["method"] in _WITH_BODY and scope["path"] not in _UPLOADS:
+            body = await self._body(scope, headers, receive)
+            if isinstance(body, Response):
+                answer = body
+            else:
+                receive = _again(body, receive)
+        if answer is not None:
+            await answer(scope, receive, sent)
+        else:
+            await self._app(scope, receive, sent)
+
+    # -- hosts and origins -----------------------------------------------------------------------
+
+    def _misdirected(self, headers: Headers, path: str) -> Response | None:
+        host = headers.get("host", "")
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        if name.strip("[]").lower() in self._hosts or path.startswith("/-/"):
+            return None
+        return problems.problem(
+            421, "this Studio does not answer under that name", code="MISDIRECTED", instance=path,
+            help="The operator lists its names in FLOWMASON_ALLOWED_HOSTS.",
+        )  # fmt: skip
+
+    def _preflight(self, scope: Scope, headers: Headers, known: bool) -> Response | None:
+        if scope["method"] != "OPTIONS" or "access-control-request-method" not in headers:
+            return None
+        if not known:
+            detail = "pages of this origin may not ask"
+            return problems.problem(403, detail, code=Code.FORBIDDEN, instance=scope["path"])
+        more = {
+            "Access-Control-Allow-Methods": _METHODS,
+            "Access-Control-Allow-Headers": _ALLOWED_HEADERS,
+            "Access-Control-Max-Age": "600",
+        }
+        return Response(status_code=204, headers=more)
+
+    def _dress(self, message: Message, path: str, origin: str | None, verdict: Verdict | None) -> None:
+        raw: list[tuple[bytes, bytes]] = [*message.get("headers", ()), *_HEADERS]
+        raw.append(_DOCS_POLICY if path.startswith("/docs") else _API_POLICY)
+        message["headers"] = raw
+        headers = MutableHeaders(raw=raw)
+        headers.setdefault("Cache-Control", "no-store")
+        if self._origins:
+            headers.add_vary_header("Origin")
+        if origin is not None:
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Expose-Headers"] = _EXPOSED
+        if verdict is not None:
+            headers["RateLimit-Remaining"] = str(verdict.remaining)
+
+    # -- limits ----------------------------------------------------------------------------------
+
+    async def _counted(self, scope: Scope, headers: Headers) -> tuple[Response | None, Verdict | None]:
+        path = scope["path"]
+        if path in _UNCOUNTED:
+            return None, None
+        subject, rate, strict = self._subject(scope, headers)
+        try:
+            verdict = await self._limiter.take(subject, rate, strict=strict)
+        except EngineUnavailableError as error:
+            more = {"Retry-After": "5"}
+            detail = error.failure.message
+            return problems.problem(503, detail, code=Code.ENGINE_UNAVAILABLE, instance=path, headers=more), None
+        if verdict.allowed:
+            return None, verdict
+        wait = max(1, math.ceil(verdict.wait_s))
+        detail = f"too many requests; the next one is answered in {wait} s"
+        answer = problems.problem(
+            429, detail, code=Code.RATE_LIMITED, instance=path, headers={"Retry-After": str(wait)}
+        )
+        return answer, verdict
+
+    def _subject(self, scope: Scope, headers: Headers) -> tuple[str, Rate, bool]:
+        """Who is counted, how many they have, and whether nothing is allowed where nobody can count."""
+        path = scope["path"]
+        if path in SIGN_IN:
+            return f"{path}:{address_of(scope, headers)}", self._of_sign_in, True
+        credential = headers.get("authorization") or headers.get("x-api-key")
+        if credential:
+            # Never the credential itself: this is kept in Redis.
+            return f"credential:{hashed(credential)[:32]}", self._of_credential, False
+        return f"address:{address_of(scope, headers)}", self._of_address, False
+
+    # -- bodies ----------------------------------------------------------------------------------
+
+    async def _body(self, scope: Scope, headers: Headers, receive: Receive) -> bytes | Response:
+        path, most = scope["path"], self._settings.max_body_bytes
+        large = f"a body may have {most >> 20} MiB"
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > most:
+            return problems.problem(413, large, code="TOO_LARGE", instance=path)
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return problems.problem(400, "the body broke off", code=Code.USAGE, instance=path)
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > most:
+                return problems.problem(413, large, code="TOO_LARGE", instance=path)
+            chunks.append(chunk)
+            if not message.get("more_body"):
+                break
+        body = b"".join(chunks)
+        if not body:
+            return body
+        media = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if media in _YAML:
+            return body
+        if media != "application/json":
+            detail = f"a body is sent as application/json, not as {media[:100]!r}"
+            return problems.problem(415, detail, code=Code.UNSUPPORTED_MEDIA_TYPE, instance=path)
+        try:
+            parse_document(body, format="json")
+        except RefusedError as error:
+            return problems.of_failure(error.failure, path, status=422)
+        return body
+
+
+def address_of(scope: Scope, headers: Headers) -> str:
+    """Where a request comes from: the peer; behind a proxy on this machine, who that one says."""
+    peer = scope["client"][0] if scope.get("client") else "unknown"
+    if peer in ("127.0.0.1", "::1"):
+        said = headers.getlist("x-forwarded-for")
+        if said:
+            return said[-1].rpartition(",")[2].strip() or peer
+    return str(peer)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """The body once more, for the handler; then whatever else comes."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
