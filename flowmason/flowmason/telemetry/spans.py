@@ -200,6 +200,7 @@ class _Telling:
         """What an attempt asked of language models."""
         if usage is None or not usage.calls:
             return
+        start = min(start, end)  # where nobody noted when it began, its record came after its end
         stage = self._stage(path, start)
         number = self._rounds.get(path, 1)
         span = Span(
@@ -207,7 +208,7 @@ class _Telling:
             span_id=hashed_id(8, self._run_id, format_path(path), number, "llm", attempt),
             parent=stage.span_id,
             start=start,
-            end=max(start, end),
+            end=end,
             kind="client",
             attributes={
                 **self._common(),
