@@ -63,9 +63,10 @@ def walls(program: str, package: Path | None) -> list[str]:
             command += ["--ro-bind", name, name]
     for name in ("/etc/ld.so.cache", "/etc/ssl/certs", "/etc/localtime"):
         command += ["--ro-bind-try", name, name]
-    for folder in _python_folders():
-        command += ["--ro-bind", folder, folder]
     command += ["--proc", "/proc", "--dev", "/dev", "--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    for folder in _python_folders():
+        # After /tmp: an installation may lie there, too.
+        command += ["--ro-bind", folder, folder]
     if package is not None:
         command += ["--ro-bind", str(package), PACKAGE]
     return command
