@@ -1,0 +1,131 @@
+"""`python -m benchmarks.studio`: the Studio's API on Ray Serve behind HAProxy, as ratios in one run.
+
+Starts a Studio of its own in a temporary folder, on SQLite, and stops it. Loopback alone; some thousand requests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+ROUNDS, REQUESTS = 5, 200
+RUNS, STAGES = 100, 5
+_FM = [str(Path(sys.executable).with_name("fm"))]
+_ENDED = ("completed", "failed", "cancelled")
+
+
+def main() -> None:
+    """Measure, and print one JSON object."""
+    with tempfile.TemporaryDirectory() as home:
+        environ = {**os.environ, "FLOWMASON_HOME": home, "FLOWMASON_REQUESTS_PER_MINUTE": "10000000"}
+        started = subprocess.run(
+            [*_FM, "studio", "start", "--port", "0"], env=environ, capture_output=True, text=True, check=False
+        )
+        try:
+            if started.returncode != 0:
+                raise SystemExit(started.stderr)
+            said = started.stdout + started.stderr
+            url = re.search(r"started: (\S+)", said)
+            token = re.search(r"fm_bootstrap_\w+", said)
+            assert url and token, said
+            print(json.dumps(_measured(url[1], token[0]), indent=2))
+        finally:
+            subprocess.run([*_FM, "studio", "stop"], env=environ, capture_output=True, check=False)
+
+
+def _measured(url: str, token: str) -> dict[str, Any]:
+    with httpx2.Client(base_url=url + "/api/v1", timeout=60) as client:
+        body = {"token": token, "org_name": "Bench", "org_slug": "bench", "email": "b@example.org", "name": "B"}
+        key = client.post("/auth/bootstrap", json=body).json()["api_key"]
+        client.headers["Authorization"] = f"Bearer {key}"
+        pipeline = client.post("/pipelines", json=_chain()).json()["id"]
+        run = _ended(client, _start(client, pipeline))
+        asked = {
+            "open": lambda: client.get("/health"),
+            "authenticated": lambda: client.get("/storage/retention"),
+            "run": lambda: client.get(f"/runs/{run['id']}"),
+        }
+        times: dict[str, list[float]] = {name: [] for name in asked}
+        for number in range(ROUNDS + 1):
+            for name, ask in asked.items():
+                took = _per_request(ask)
+                if number:
+                    times[name].append(took)
+        medians = {name: statistics.median(each) for name, each in times.items()}
+        waits = [_first_stage_ms(_ended(client, _start(client, pipeline))) for _ in range(20)]
+        rates = [_together(client, pipeline) for _ in range(3)]
+    return {
+        "ms_per_request": {name: [round(value * 1000, 3) for value in sorted(each)] for name, each in times.items()},
+        "run ÷ authenticated (goal 2)": round(medians["run"] / medians["authenticated"], 2),
+        "authenticated ÷ open (goal 3)": round(medians["authenticated"] / medians["open"], 2),
+        "submit to first stage, ms (goal 50)": {"median": statistics.median(waits), "most": max(waits)},
+        "runs per second, W5 over HTTP": [round(rate, 1) for rate in sorted(rates)],
+    }
+
+
+def _per_request(ask: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    for _ in range(REQUESTS):
+        assert ask().status_code == 200
+    return (time.perf_counter() - begun) / REQUESTS
+
+
+def _chain() -> dict[str, Any]:
+    stages = []
+    for number in range(STAGES):
+        data = f"{{{{upstream.s{number - 1}.result}}}}" if number else 1
+        config = {"data": {"n": data}, "jmespath_expression": "n"}
+        stages.append({"id": f"s{number}", "component_type": "json_transform", "config": config})
+    return {"name": "chain", "version": "1.0.0", "stages": stages}
+
+
+def _start(client: httpx2.Client, pipeline: str) -> str:
+    answer = client.post(f"/pipelines/{pipeline}/run", json={"input": {}})
+    assert answer.status_code == 202, answer.text
+    found: str = answer.json()["id"]
+    return found
+
+
+def _ended(client: httpx2.Client, run_id: str) -> dict[str, Any]:
+    while True:
+        found: dict[str, Any] = client.get(f"/runs/{run_id}").json()
+        if found["status"] in _ENDED:
+            assert found["status"] == "completed", found["error"]
+            return found
+        time.sleep(0.01)
+
+
+def _first_stage_ms(run: dict[str, Any]) -> float:
+    """From the record of the run to the start of its first stage, by the Studio's own clock."""
+    begun = min(stage["started_at"] for stage in run["stages"].values())
+    took = datetime.fromisoformat(begun) - datetime.fromisoformat(run["created_at"])
+    return round(took.total_seconds() * 1000, 1)
+
+
+def _together(client: httpx2.Client, pipeline: str) -> float:
+    """Runs per second, from the first request to the last run's end."""
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(16) as pool:
+        ids = set(pool.map(lambda _: _start(client, pipeline), range(RUNS)))
+    while True:
+        page = client.get("/runs", params={"limit": RUNS}).json()["items"]
+        if all(each["status"] in _ENDED for each in page if each["id"] in ids):
+            return RUNS / (time.perf_counter() - begun)
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    main()
