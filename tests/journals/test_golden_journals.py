@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from flowmason import event as ev
-from flowmason.assembly.picture import RunPicture
+from flowmason.assembly.outcome import Shown
+from flowmason.assembly.picture import RunPicture, StagePicture
+from flowmason.assembly.readable import readable, recorded_from
 from flowmason.conductor.loading import load_state
 from flowmason.errors import FormatError
 from flowmason.event import Foreign, Recorded, decode_events, encode_events
@@ -18,6 +20,7 @@ from flowmason.journal import NewRun
 from flowmason.journal_memory import MemoryJournal
 from flowmason.plan import Plan, decode
 from flowmason.state import RunState, admits, decide, fold
+from flowmason.values_fs import open_values
 from journals.golden import FOLDER, Golden, load, names, snapshot
 from running.kit import Engine
 
@@ -94,6 +97,37 @@ def test_the_picture_agrees_with_the_fold(golden: Golden) -> None:
         shown = {each.name: each for each in picture.stages.values()}.get(path)
         if path != "$output" and stage["status"] != "pending":  # what never ran is drawn as cancelled
             assert shown is not None and str(shown.status) == stage["status"], path
+
+
+def test_the_picture_is_the_same_drawn_from_what_is_shown_of_the_events(golden: Golden, tmp_path: Path) -> None:
+    shown = Shown(open_values(str(tmp_path)))
+    pictures = RunPicture(golden.plan), RunPicture(golden.plan)
+    for each in golden.events:
+        told = msgspec.json.decode(msgspec.json.encode(readable(each, shown)))
+        back = recorded_from(told)
+        assert type(back.event) is type(each.event)
+        assert msgspec.json.decode(msgspec.json.encode(readable(back, shown))) == told
+        for picture, recorded in zip(pictures, (each, back), strict=True):
+            for plan in golden.plans:
+                picture.learn(plan)
+            picture.apply(recorded)
+    before, after = ([_drawn(stage) for stage in picture.ordered()] for picture in pictures)
+    assert before == after and before
+
+
+def _drawn(stage: StagePicture) -> tuple[Any, ...]:
+    return (
+        stage.name, stage.status, stage.attempts, stage.started_at, stage.duration_ms, stage.failure, stage.usage,
+        stage.choice, stage.reason, stage.total, stage.done, stage.failed_items,
+    )  # fmt: skip
+
+
+def test_an_event_of_another_time_comes_back_as_it_is() -> None:
+    envelope = {"run_id": "run_1", "seq": 7, "at": 5, "by": "me"}
+    for told in ({"kind": "stage.dreamt", "path": "a", "of": 3}, {"kind": "stage.finished", "path": "a.", "x": [1]}):
+        back = recorded_from({**envelope, **told}).event
+        assert isinstance(back, Foreign) and back.name == told["kind"]
+        assert back.data == {name: item for name, item in told.items() if name != "kind"}
 
 
 async def stored(golden: Golden, events: tuple[ev.Event, ...] | None = None) -> MemoryJournal:

@@ -89,6 +89,7 @@ ROUTES: dict[str, Wall] = {
     "runs_delete": Wall(P.RUNS_DELETE),
     "runs_logs": Wall(P.RUNS_READ),
     "runs_value": Wall(P.RUNS_READ),
+    "runs_plan": Wall(P.RUNS_READ),
     "runs_events": Wall(P.RUNS_READ),
     "runs_stream": Wall(P.RUNS_READ),
     "runs_why": Wall(P.RUNS_READ),
@@ -167,6 +168,7 @@ def walled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walled]:
         things = {
             "pipeline_id": pipeline["id"],
             "run_id": run["id"],
+            "plan_id": run["plan"],
             "key_id": key,
             "member_id": member,
             "name": "walled",

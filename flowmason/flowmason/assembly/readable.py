@@ -1,18 +1,20 @@
-"""Recorded events as plain JSON data, for people."""
+"""Recorded events as plain JSON data, for people; and back, for those who draw a run from what a Studio tells."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin
 
 import msgspec
 
 from flowmason.assembly.outcome import Shown, plain
 from flowmason.errors import FlowMasonError
-from flowmason.event import Foreign, Recorded, kind
-from flowmason.ids import format_path
-from flowmason.value import Concat, Inline, Picked, Record, Sequence, Stored
+from flowmason.event import Event, Foreign, Recorded, kind
+from flowmason.ids import RunId, StagePath, format_path, parse_path
+from flowmason.value import Concat, Inline, Picked, Record, Sequence, Stored, encode
 
 _VALUES = (Inline, Stored, Record, Sequence, Concat, Picked)
+_ENVELOPE = ("run_id", "seq", "at", "by", "kind")
 
 
 def readable(recorded: Recorded, shown: Shown) -> dict[str, Any]:
@@ -40,3 +42,57 @@ def _readable(name: str, item: Any, shown: Shown) -> Any:
     if isinstance(item, dict):
         return {str(key): _readable("", part, shown) for key, part in item.items()}
     return plain(msgspec.to_builtins(item, builtin_types=(bytes,)))
+
+
+def recorded_from(told: Mapping[str, Any]) -> Recorded:
+    """The event that `readable` wrote; its values are what was shown of them, inline.
+
+    One that is not known here, by its kind or its shape, comes back as `Foreign`. Raises `KeyError` for no event.
+    """
+    name = told["kind"]
+    # `stage.retried` has an `at` of its own, which takes the place of the envelope's.
+    own = _FIELDS.get(name, frozenset())
+    fields = {key: item for key, item in told.items() if key not in _ENVELOPE or key in own}
+    event: Event
+    try:
+        event = msgspec.convert({"kind": name, **_stored(name, fields)}, Event, strict=False)
+    except (msgspec.ValidationError, ValueError):
+        event = Foreign(name=name, data=fields)
+    return Recorded(RunId(told["run_id"]), told["seq"], told["at"], told["by"], event)
+
+
+def _stored(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    roles = _ROLES.get(name, {})
+    found = dict(fields)
+    for field, role in roles.items():
+        if field not in fields:
+            continue
+        if role == "path":
+            found[field] = parse_path(fields[field])
+        elif role == "value":
+            found[field] = _inline(fields[field])
+        else:
+            found[field] = {key: _inline(part) for key, part in fields[field].items()}
+    return found
+
+
+def _inline(data: Any) -> list[Any]:
+    return [Inline.__struct_config__.tag, encode(data)]
+
+
+def _role(hint: Any) -> str:
+    if hint == StagePath:
+        return "path"
+    if Inline in get_args(hint):
+        return "value"
+    return "values" if get_origin(hint) is dict and Inline in get_args(get_args(hint)[1]) else ""
+
+
+_ROLES: dict[str, dict[str, str]] = {
+    str(cls.__struct_config__.tag): {
+        field.name: role for field in msgspec.structs.fields(cls) if (role := _role(field.type))
+    }
+    for cls in get_args(Event)
+}
+"""Of each kind, the fields that `readable` writes in a form of their own."""
+_FIELDS = {str(cls.__struct_config__.tag): frozenset(cls.__struct_fields__) for cls in get_args(Event)}

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from flowmason import value
 from flowmason.assembly.outcome import moment, plain
-from flowmason.ids import Digest, RunId, format_path
+from flowmason.errors import Code, UsageError
+from flowmason.ids import Digest, PlanId, RunId, format_path
 from flowmason.studio import pipelines
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.pipelines import StoredPipeline
@@ -208,6 +209,22 @@ async def logs(
         for number, line in found[:limit]
     ]
     return models.LogPage(items=items, next_cursor=cursor_of(items[-1].number) if more else None)
+
+
+@router.get(
+    "/runs/{run_id}/plans/{plan_id}",
+    operation_id="runs_plan",
+    response_class=Response,
+    responses={200: {"content": {"application/msgpack": {}}, "description": "The Plan in its stored form."}},
+)
+async def plan_of(
+    services: Given, caller: RunReader, run_id: Run, plan_id: Annotated[str, Path(max_length=100)]
+) -> Response:
+    """A Plan that the run's journal names (its own, or that of a sub-pipeline): what its pipeline was compiled to."""
+    data = await services.runs.org(caller.org_id).plan(RunId(run_id), PlanId(plan_id))
+    if data is None:
+        raise UsageError(f"no run {run_id!r} has a Plan {plan_id!r}", code=Code.NOT_FOUND)
+    return Response(data, media_type="application/msgpack")
 
 
 @router.get(
