@@ -65,21 +65,23 @@ def pack(project_root: Path, out: Path | None = None, *, version: str | None = N
     return target
 
 
-def pack_bytes(project: Project, *, version: str | None = None) -> bytes:
-    """The package of a project, in memory. Raises `RefusedError`."""
+def pack_bytes(project: Project, *, version: str | None = None, with_pipelines: bool = True) -> bytes:
+    """The package of a project, in memory; with its pipelines, or without. Raises `RefusedError`."""
     version = version or project.version
     faults = [
         Fault(reason, pointer, file=str(project.root / MANIFEST))
         for pointer, reason in package_name_faults(project.name, version)
     ]
-    contents = _collect(project, faults)
+    files = project.pipeline_files() if with_pipelines else []
+    main = project.main if with_pipelines else None
+    contents = _collect(project, files, faults)
     own = project_components(project.root, include=project.components.include, exclude=project.components.exclude)
     faults += own.faults
     specs = own.specs()
-    pipelines = tuple(path.relative_to(project.root).as_posix() for path in project.pipeline_files())
-    if project.main is not None and project.main not in pipelines:
-        near = did_you_mean(project.main, pipelines)
-        reason = f"there is no pipeline {project.main!r}"
+    pipelines = tuple(path.relative_to(project.root).as_posix() for path in files)
+    if main is not None and main not in pipelines:
+        near = did_you_mean(main, pipelines)
+        reason = f"there is no pipeline {main!r}"
         faults.append(Fault(reason, "$.main", nearest=near, file=str(project.root / MANIFEST)))
     if faults:
         raise RefusedError(faults)
@@ -91,7 +93,7 @@ def pack_bytes(project: Project, *, version: str | None = None) -> bytes:
         author=project.author,
         license=project.license,
         repository=project.repository,
-        entry=project.main,
+        entry=main,
         pipelines=pipelines,
         components=tuple(sorted({spec.target.partition(":")[0] for spec in specs})),
         specs=tuple(msgspec.structs.replace(s, digest=component_digest(s, digest)).manifest() for s in specs),
@@ -192,9 +194,9 @@ def installed(home: Path | None = None) -> list[Installed]:
     return sorted(found, key=lambda item: item.name)
 
 
-def _collect(project: Project, faults: list[Fault]) -> dict[str, bytes]:
+def _collect(project: Project, pipelines: Sequence[Path], faults: list[Fault]) -> dict[str, bytes]:
     """Every file of the package by its path in it."""
-    names = {MANIFEST, *(path.relative_to(project.root).as_posix() for path in project.pipeline_files())}
+    names = {MANIFEST, *(path.relative_to(project.root).as_posix() for path in pipelines)}
     for file in component_files(project.root, project.components.include, project.components.exclude):
         names.update(Sources(project.root, file).contents)
     for folder in FOLDERS:

@@ -11,6 +11,7 @@ import pytest
 
 from flowmason.studio import schema
 from flowmason.studio.identity.permissions import Role
+from fm_project import COMPONENTS
 from remote.conftest import Fm, greeting, write
 from studio.kit import Studio
 
@@ -93,6 +94,47 @@ def test_what_somebody_else_wrote_is_shown_and_left_alone(fm: Fm, project: Path,
     assert _remote(studio)["description"] == "mine"
 
 
+def test_the_projects_components_go_along_and_never_change_under_a_version(
+    fm: Fm, project: Path, studio: Studio
+) -> None:
+    def packages() -> list[str]:
+        found = studio.client.get("/api/v1/registry/packages", headers=studio.headers()).json()["items"]
+        return [f"{each['name']}@{each['version']}" for each in found]
+
+    def describe(version: str, text: str) -> None:
+        described = {"name": "shop", "version": version, "description": text}
+        (project / "flowmason.json").write_text(json.dumps(described))
+
+    component = project / "components" / "own.py"
+    component.parent.mkdir()
+    component.write_text(COMPONENTS)
+    describe("1.0.0", "first")
+    write(project, greeting(name="own", stages=[{"id": "nap", "component_type": "nap", "config": {"value": "x"}}]))
+    assert json.loads(fm("deploy", "--dry-run", "--json").stdout)["package"] == "shop@1.0.0"
+    assert packages() == []
+    done = fm("deploy", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["package"] == "shop@1.0.0" and packages() == ["shop@1.0.0"]
+    second = fm("deploy", "--json")
+    assert second.exit_code == 0, second.output
+    assert json.loads(second.stdout)["package"] is None
+    write(
+        project, greeting(name="own", stages=[{"id": "nap", "component_type": "nap", "config": {"value": "another"}}])
+    )
+    third = fm("deploy", "--json")  # a pipeline alone asks for no new version
+    assert third.exit_code == 0, third.output
+    assert {each["name"]: each["action"] for each in json.loads(third.stdout)["items"]} == {
+        "greeting": "same", "own": "update"
+    }  # fmt: skip
+    component.write_text(COMPONENTS + "\n# changed\n")
+    changed = fm("deploy")
+    assert changed.exit_code == 2 and "new version" in changed.stderr
+    describe("1.1.0", "second")
+    again = fm("deploy")  # no pipeline has changed: the package goes there all the same
+    assert again.exit_code == 0 and "uploaded shop@1.1.0" in again.stderr
+    assert sorted(packages()) == ["shop@1.0.0", "shop@1.1.0"]
+
+
 def test_one_that_is_refused_fails_the_deploy_and_the_others_arrive(fm: Fm, project: Path, studio: Studio) -> None:
     calls = {"id": "call", "component_type": "nothing_such", "config": {}}
     write(project, greeting(name="broken", stages=[calls]))
@@ -156,7 +198,8 @@ def test_a_run_that_fails_ends_with_one_and_a_wrong_one_with_two(fm: Fm, project
     failed = fm("run", "failing", "--studio")
     assert failed.exit_code == 1 and "error" in failed.stderr
     assert fm("run", "greeting", "--studio", "-i", '{"who": 7}').exit_code == 2
-    assert fm("run", "nothing", "--studio").exit_code == 1
+    assert fm("run", "nothing", "--studio").exit_code == 2
+    assert fm("run", "greeting", "--studio", "--items").exit_code == 2
     assert fm("run", "greeting", "--studio", "--set", "who=@file").exit_code == 2
     assert fm("run", "--studio").exit_code == 2
 

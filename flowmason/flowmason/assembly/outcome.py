@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from flowmason.event import ItemsFinished
 from flowmason.ids import LOCAL_ORG, OrgId, StagePath, format_path, sha256
 from flowmason.policy import INLINE_LIMIT
 from flowmason.region.data import Data
-from flowmason.usage import Usage
+from flowmason.usage import NANODOLLARS, Usage
 from flowmason.value import Concat, Inline, Picked, Record, Sequence, Stored, Value
 from flowmason.values import ValueStore
 
@@ -102,6 +103,16 @@ def result(
         usage=picture.usage or Usage(),
         executor=executor,
     )
+
+
+def result_from(document: Mapping[str, Any]) -> RunResult:
+    """The result that `RunResult.document` wrote. Raises `msgspec.ValidationError` for what is none."""
+    used = dict(document["usage"])
+    cost = used.pop("cost")
+    given = {name: item for name, item in used.items() if item is not None}
+    dollars = None if cost is None else int(Decimal(cost) * NANODOLLARS)
+    usage = msgspec.structs.replace(msgspec.convert(given, Usage), cost_nanodollars=dollars)
+    return msgspec.structs.replace(msgspec.convert({**document, "usage": {}}, RunResult), usage=usage)
 
 
 class Shown:

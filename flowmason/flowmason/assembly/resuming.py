@@ -46,15 +46,18 @@ async def find_run(journal: Journal, wanted: str) -> RunRow:
     if row is not None:
         return row
     rows = await journal.rows(LOCAL_ORG, limit=500)
-    fitting = [
-        row for row in rows if len(wanted) >= 4 and (row.run_id.startswith(wanted) or row.run_id.endswith(wanted))
-    ]
+    found = the_one(wanted, [row.run_id for row in rows])
+    return next(row for row in rows if row.run_id == found)
+
+
+def the_one(wanted: str, run_ids: Sequence[str]) -> str:
+    """Which of these runs, the newest first, is meant by the end or beginning of its id. Raises `UsageError`."""
+    fitting = [each for each in run_ids if len(wanted) >= 4 and (each.startswith(wanted) or each.endswith(wanted))]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        names = ", ".join(row.run_id for row in fitting[:5])
-        raise UsageError(f"{wanted!r} fits more than one run: {names}")
-    near = did_you_mean(wanted, [row.run_id for row in rows[:50]])
+        raise UsageError(f"{wanted!r} fits more than one run: {', '.join(fitting[:5])}")
+    near = did_you_mean(wanted, list(run_ids[:50]))
     hint = f"; did you mean {near}?" if near else ""
     raise UsageError(
         f"there is no run {wanted!r}{hint}", code=Code.NOT_FOUND, help="`fm runs list` shows those there are."

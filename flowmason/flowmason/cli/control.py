@@ -8,36 +8,56 @@ from typing import Annotated
 import typer
 
 from flowmason.cli import console
+from flowmason.cli.studio_org import Studio, TargetOrg
 
 WAIT_S = 15.0
 
 
 def pause(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or the end of it.")],
+    studio: Studio = False,
+    target_org: TargetOrg = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Pause a run: nothing new starts, and it is paused once what is under way has ended.
 
     Examples:
       fm pause run_01J9ZK3V8Q
+      fm pause run_01J9ZK3V8Q --studio
     """
-    console.run_async(_command(run_id, "pause", "", as_json))
+    _steer(run_id, "pause", "", studio, target_org, as_json)
 
 
 def cancel(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or the end of it.")],
     reason: Annotated[str, typer.Option("--reason", help="Why, for those who look at the run later.")] = "",
+    studio: Studio = False,
+    target_org: TargetOrg = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Cancel a run, whether it runs elsewhere, is paused, or was left behind. A cancelled run is final.
 
     Examples:
       fm cancel run_01J9ZK3V8Q --reason "wrong input"
+      fm cancel run_01J9ZK3V8Q -t production
     """
-    console.run_async(_command(run_id, "cancel", reason or "cancelled from the command line", as_json))
+    _steer(run_id, "cancel", reason or "cancelled from the command line", studio, target_org, as_json)
 
 
-async def _command(wanted: str, command: str, reason: str, as_json: bool) -> None:
+def _steer(wanted: str, command: str, reason: str, studio: bool, target_org: str | None, as_json: bool) -> None:
+    if studio or target_org is not None:
+        from flowmason.cli import remote_runs
+
+        run_id, status = remote_runs.steer(target_org, wanted, command, reason, WAIT_S)
+    else:
+        run_id, status = console.run_async(_command(wanted, command, reason))
+    if as_json:
+        console.print_json({"run_id": run_id, "status": status})
+    else:
+        console.say(f"{run_id} is {status}")
+
+
+async def _command(wanted: str, command: str, reason: str) -> tuple[str, str]:
     from flowmason.assembly import resuming
     from flowmason.assembly.engine import make_executor, open_stores
     from flowmason.assembly.hosting import living_owner, picture_of, post, started
@@ -67,10 +87,7 @@ async def _command(wanted: str, command: str, reason: str, as_json: bool) -> Non
             status = str(done.status)
     finally:
         await stores.close()
-    if as_json:
-        console.print_json({"run_id": row.run_id, "status": status})
-    else:
-        console.say(f"{row.run_id} is {status}")
+    return row.run_id, status
 
 
 async def _settled(journal: object, run_id: object, command: str) -> str:

@@ -54,7 +54,8 @@ def deploy(
         files = [workspace.find(path)] if path is not None else workspace.project.pipeline_files()
         local = [_local(workspace, file) for file in files]
         steps = deploying.plan_deploy(client, local, memory.known(), force=force)
-        package = _package(workspace, client, dry_run=dry_run or not _writes(steps))
+        wanted = any(step.action != "conflict" for step in steps)
+        package = _package(workspace, client, dry_run=dry_run) if wanted else None
         done = [step for step in steps if step.action not in ("create", "update")]
         if dry_run:
             done = steps
@@ -115,24 +116,22 @@ def _folder(workspace: Workspace) -> Path:
     return workspace.project.root / ".flowmason"
 
 
-def _writes(steps: Sequence[Step]) -> bool:
-    return any(step.action in ("create", "update") for step in steps)
-
-
 def _package(workspace: Workspace, client: StudioClient, *, dry_run: bool) -> str | None:
     """Upload the project's own components, where it has any that the org has not; returns `name@version`."""
     from flowmason import package
     from flowmason.errors import UsageError
+    from flowmason.ids import sha256
 
     folder = workspace.project.root / "components"
     if not workspace.project.manifest or not any(folder.rglob("*.py")):
         return None
-    data = package.pack_bytes(workspace.project)
+    # Pipelines are brought over by themselves: one that changes must not ask for a new version of the package.
+    data = package.pack_bytes(workspace.project, with_pipelines=False)
     manifest = package.inspect_bytes(data, file="the project's package")
     name = f"{manifest.name}@{manifest.version}"
     for each in client.pages("/registry/packages", limit=1000):
         if (each["name"], each["version"]) == (manifest.name, manifest.version):
-            if each["digest"] == manifest.digest:
+            if each["digest"] == sha256(data):
                 return None
             raise UsageError(
                 f"the org has another content of {name}",

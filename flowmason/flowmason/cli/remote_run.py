@@ -1,31 +1,27 @@
-"""`fm run --studio`: a pipeline that an org of a Studio has, run there and shown here."""
+"""`fm run --studio`: a pipeline that an org of a Studio has, run there and shown here as if it ran here."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flowmason.cli import console
 
 if TYPE_CHECKING:
+    from flowmason.assembly.outcome import RunResult
+    from flowmason.assembly.picture import RunPicture
+    from flowmason.cli.live import LiveModel
     from flowmason.cli.running import Show
+    from flowmason.event import Recorded
+    from flowmason.ids import RunId
+    from flowmason.plan import Plan
     from flowmason.remote.client import StudioClient
-
-_MARKS = {
-    "stage.finished": "✓",
-    "stage.failed": "✗",
-    "stage.skipped": "○",
-    "stage.cancelled": "⊘",
-    "stage.retried": "↻",
-    "stage.lost": "↻",
-}
-
-
-class _Over(Exception):
-    """The run has taken as long as it may. No `TimeoutError`: an HTTP client would take that for its own."""
+    from flowmason.remote.following import Told
+    from flowmason.report import Report
 
 
 def run(name: str | None, alias: str | None, request: Mapping[str, Any], show: Show) -> int:
@@ -39,161 +35,237 @@ def run(name: str | None, alias: str | None, request: Mapping[str, Any], show: S
 
     if name is None:
         raise UsageError("no pipeline is named", help="Name one that the org has: NAME or NAME@VERSION.")
-    for option, given in (("--ray", request["address"]), ("--submit", request["submit"])):
-        if given:
-            raise UsageError(f"{option} does not go with --studio")
+    refuse(show, ray=request["address"], submit=request["submit"])
     org, client = opened(alias)
-    with client:
+    with client, refused_as_here():
         options = {key: request[key] for key in ("provider", "max_concurrency") if request[key] is not None}
         body = {"pipeline": name, "input": _input(client, name, request), "options": options}
         # A request that is sent again, because its answer was lost, starts no second run.
         key = Ids(time.time).command()
         accepted = client.request("POST", "/run", body=body, headers={"Idempotency-Key": key})
-        run_id = accepted["id"]
         label = console.paint(accepted["pipeline"], "bold")
-        show.say(f"{label}@{accepted['version']} in {org.alias}: {run_id}")
-        return followed(client, run_id, show, timeout_s=request["timeout"])
+        show.say(f"{label}@{accepted['version']} in {org.alias}: {accepted['id']}")
+        return followed(client, accepted, show, alias=org.alias, timeout_s=request["timeout"])
 
 
-def followed(client: StudioClient, run_id: str, show: Show, *, timeout_s: float | None = None, own: bool = True) -> int:
-    """Follow a run to its end, and print how it went; returns the exit code. `own`: Ctrl-C cancels it."""
+def followed(
+    client: StudioClient,
+    detail: Mapping[str, Any],
+    show: Show,
+    *,
+    alias: str,
+    timeout_s: float | None = None,
+    own: bool = True,
+) -> int:
+    """Follow a run until it ends or is paused, and print how it went; returns the exit code.
+
+    `detail`: the run as the Studio tells it. `own`: Ctrl-C cancels it; else it only ends the watching.
+    """
+    from flowmason.cli.running import finish, say_again, unfinished
+    from flowmason.errors import EngineUnavailableError
+
     began = time.monotonic()
-    interrupts = 0
-    after = 0
-    while True:
-        try:
-            with _limited(timeout_s, began):
-                for told in _told(client, run_id, after, show):
-                    after = told
-            break
-        except (KeyboardInterrupt, _Over) as error:
-            interrupts += 1
-            if interrupts > 1 or not own:
-                console.say(f"\nleaving {run_id}")
-                return console.INTERRUPTED
-            timed = isinstance(error, _Over)
-            console.say(f"\ncancelling {run_id}" + ("" if timed else "; once more leaves it"))
-            reason = f"it took longer than {timeout_s:g} s" if timed else "interrupted"
-            client.request("POST", f"/runs/{quote(run_id, safe='')}/cancel", body={"reason": reason})
-            timeout_s = None
-    return finish(client, run_id, show, time.monotonic() - began)
+    run_id = detail["id"]
+    watch = f"fm runs watch {run_id} -t {alias}"
+    try:
+        with console.stdout_kept():
+            console.run_async(_follow(client, detail, show, timeout_s, own))
+        outcome = outcome_of(client, run_id, whole=not show.json)
+    except EngineUnavailableError as error:
+        if show.json:
+            console.print_json(unfinished(detail["pipeline"], error, "studio", run_id))
+        console.print_error(error)
+        say_again(watch)
+        return console.UNAVAILABLE
+    resumable = outcome.status in ("failed", "paused")
+    again = f"fm resume {run_id} --target-org {alias}" if resumable else watch
+    return finish(outcome, show, time.monotonic() - began, again=again)
 
 
-def finish(client: StudioClient, run_id: str, show: Show, elapsed_s: float) -> int:
-    """Print how a run went; returns the exit code."""
-    from flowmason.cli.live.words import duration
-    from flowmason.cli.running import CODES, print_output
+def outcome_of(client: StudioClient, run_id: str, *, whole: bool = False) -> RunResult:
+    """How a run went, as the Studio tells it. `whole`: a large output is fetched, too."""
+    import msgspec
+
+    from flowmason.assembly.outcome import BLOB, result_from
 
     detail = client.get(f"/runs/{quote(run_id, safe='')}")
-    code = CODES.get(detail["status"], console.INTERRUPTED)
-    if show.json:
-        console.print_json(document(detail))
-    elif detail["status"] == "completed":
-        print_output(detail["output"])
-    if detail["error"] is not None and not show.json:
-        _print_failure(detail["error"])
-    if not show.quiet:
-        colour = {0: "green", 1: "red", 3: "yellow"}.get(code, "yellow")
-        used = detail["usage"]
-        words = [console.paint(detail["status"], colour, "bold"), run_id, duration(elapsed_s * 1000)]
-        if used["calls"]:
-            cost = f" · ${used['cost']}" if used["cost"] is not None else ""
-            words.append(f"{used['calls']} calls, {used['total_tokens']} tokens{cost}")
-        console.say(" · ".join(words))
-    return code
+    outcome = result_from({**detail, "run_id": detail["id"], "executor": "studio"})
+    output = outcome.output
+    if whole and isinstance(output, dict) and set(output) == {BLOB, "type", "size"}:
+        value = client.get(f"/runs/{quote(run_id, safe='')}/values/{quote(output[BLOB], safe=':')}")
+        outcome = msgspec.structs.replace(outcome, output=value)
+    return outcome
 
 
-def document(detail: Mapping[str, Any]) -> dict[str, Any]:
-    """A run as `--json` prints it, wherever it ran."""
-    names = ("pipeline", "version", "status", "output", "error", "stages", "usage")
-    return {"run_id": detail["id"], **{name: detail[name] for name in names}, "executor": "studio"}
+def refuse(show: Show, **given: Any) -> None:
+    """Refuse options that mean nothing in a Studio. Raises `UsageError`."""
+    from flowmason.errors import UsageError
+
+    for option, item in {"items": show.items, **given}.items():
+        if item:
+            raise UsageError(f"--{option.replace('_', '-')} does not go with --studio")
+
+
+@contextmanager
+def refused_as_here() -> Iterator[None]:
+    """What a Studio refuses because it makes no sense there ends with the exit code that it has here."""
+    from flowmason.errors import UsageError
+    from flowmason.remote.client import RemoteError
+
+    try:
+        yield
+    except RemoteError as error:
+        if error.status not in (400, 404, 409, 422):
+            raise
+        failure = error.failure
+        raise UsageError(failure.message, code=failure.code, help=failure.help) from error
 
 
 def _input(client: StudioClient, name: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
     from flowmason.cli.given import Blobs, read_input
     from flowmason.errors import UsageError
-    from flowmason.remote.deploying import in_org
+    from flowmason.remote.deploying import sample_in_org
 
     if any("=@" in text for text in request["assignments"]):
         raise UsageError("files (--set name=@file) cannot be sent to a Studio yet")
     given = request["input"] is not None or request["input_file"] is not None or request["assignments"]
     if not given and not request["sample"]:
         return None
-    sample = None
-    if request["sample"]:
-        found = in_org(client, name.partition("@")[0])
-        sample = None if found is None else found["document"].get("sample_input")
     return read_input(
         request["input"],
         request["input_file"],
         sample=request["sample"],
-        sample_input=sample,
+        sample_input=sample_in_org(client, name) if request["sample"] else None,
         assignments=request["assignments"],
         blobs=Blobs(),
     )
 
 
-def _told(client: StudioClient, run_id: str, after: int, show: Show) -> Iterator[int]:
-    """Print what happens as it happens; yields the seq of each event."""
-    from flowmason.remote.following import follow
+class _There:
+    """A run in a Studio, as Ctrl-C steers it."""
 
-    progress = show.progress and not show.quiet
-    for told in follow(client, run_id, after=after, side=show.verbose):
-        data = told.data
-        if told.kind == "log" and show.verbose:
-            console.say(f"    {data['level']:<7} {data['path']}: {data['message']}")
-        if told.kind != "event":
-            continue
-        if progress:
-            line = _line(data)
-            if line:
-                console.say(line)
-        yield data["seq"]
+    def __init__(self, client: StudioClient) -> None:
+        self._client = client
+        self.left = asyncio.Event()
 
+    async def command(self, run_id: RunId, name: str, **arguments: Any) -> None:
+        """Tell the run something; that it has ended by now is no matter."""
+        from flowmason.errors import Code, FlowMasonError
 
-def _line(event: Mapping[str, Any]) -> str:
-    from flowmason.cli.live.words import duration
+        path = f"/runs/{quote(run_id, safe='')}/{name}"
+        try:
+            await asyncio.to_thread(self._client.request, "POST", path, body=arguments)
+        except FlowMasonError as error:
+            if error.failure.code != Code.CONFLICT:
+                console.print_error(error)
 
-    path, kind = str(event.get("path") or ""), event["kind"]
-    if kind == "run.cancelling":
-        return f"  cancelling: {event.get('reason', '')}"
-    if kind not in _MARKS or "[" in path or path == "$output":
-        return ""
-    words = [f"  {_MARKS[kind]} {path}"]
-    if kind == "stage.finished":
-        words.append(duration(event.get("duration_ms", 0)))
-        if event.get("choice"):
-            words.append(f"→ {', '.join(event['choice'])}")
-    elif kind == "stage.skipped":
-        words.append(f"skipped: {event.get('reason', '')}")
-    elif "failure" in event:
-        words.append(event["failure"].get("message", ""))
-    return "  ".join(words)
+    def leave(self) -> None:
+        """Let the run go on without us."""
+        self.left.set()
 
 
-def _print_failure(error: Mapping[str, Any]) -> None:
-    where = f"{error['stage']}: " if error.get("stage") else ""
-    console.say(f"{console.paint('error', 'red', 'bold')} [{error['code']}] {where}{error['message']}")
-    if error.get("help"):
-        console.say(f"  help: {error['help']}")
+async def _follow(
+    client: StudioClient, detail: Mapping[str, Any], show: Show, timeout_s: float | None, own: bool
+) -> None:
+    """Draw the run until it ends, is paused, or is left."""
+    from flowmason.cli.live import LiveModel
+    from flowmason.cli.running import Signals, feeds_of
+    from flowmason.ids import RunId
+
+    run_id = RunId(detail["id"])
+    there, signals = _There(client), Signals(show)
+    async with AsyncExitStack() as stack:
+        if own:
+            stack.enter_context(signals.caught())
+            signals.attach(there, run_id, "leaves it running")
+        if timeout_s is not None:
+            timer = asyncio.create_task(_cancel_later(there, run_id, timeout_s))
+            stack.callback(timer.cancel)
+        model = LiveModel(await asyncio.to_thread(_plan, client, run_id, detail["plan"]), run_id)
+        feeds, view = feeds_of(model, show)
+        if view is not None:
+            await stack.enter_async_context(view)
+        reading = asyncio.ensure_future(_read(client, run_id, model, feeds))
+        leaving = asyncio.ensure_future(there.left.wait())
+        try:
+            await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
+        finally:
+            for task in (reading, leaving):
+                task.cancel()
+            await asyncio.gather(reading, leaving, return_exceptions=True)
 
 
-@contextmanager
-def _limited(timeout_s: float | None, began: float) -> Iterator[None]:
-    """Raise `_Over` inside once so long has passed since the beginning."""
-    import signal
+async def _cancel_later(there: _There, run_id: RunId, timeout_s: float) -> None:
+    await asyncio.sleep(timeout_s)
+    await there.command(run_id, "cancel", reason=f"it took longer than {timeout_s:g} s")
 
-    if timeout_s is None:
-        yield
-        return
 
-    def over(*_: object) -> None:
-        raise _Over
+async def _read(client: StudioClient, run_id: RunId, model: LiveModel, feeds: Sequence[Any]) -> None:
+    """Feed what happens as it happens."""
+    from flowmason.event import RunPaused
+    from flowmason.remote.following import live
 
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, max(0.001, timeout_s - (time.monotonic() - began)))
+    async for told in live(client, run_id, side=bool(feeds)):
+        recorded = _recorded(told)
+        await asyncio.to_thread(_learn, client, run_id, model.picture, recorded)
+        for feed in feeds:
+            feed.beside(run_id, _beside(told))
+            feed.committed(run_id, recorded)
+        if any(isinstance(each.event, RunPaused) for each in recorded):
+            now = await asyncio.to_thread(client.get, f"/runs/{quote(run_id, safe='')}")
+            if now["status"] == "paused":
+                return
+
+
+def _recorded(told: Sequence[Told]) -> list[Recorded]:
+    from flowmason.assembly.readable import recorded_from
+
+    return [recorded_from(each.data) for each in told if each.kind == "event"]
+
+
+def _beside(told: Sequence[Told]) -> Report:
+    """Log lines and streamed text. A `reset` needs no telling: the next attempt's text replaces the earlier one's."""
+    from flowmason.ids import parse_path
+    from flowmason.report import Delta, LogLine, Report
+
+    logs, deltas = [], []
+    for each in told:
+        data = each.data
+        if each.kind == "log":
+            names = ("attempt", "n", "at", "level", "message", "fields")
+            logs.append(LogLine(parse_path(data["path"]), **{name: data[name] for name in names}))
+        elif each.kind == "delta":
+            deltas.append(Delta(parse_path(data["path"]), data["attempt"], data["n"], data["text"]))
+    return Report("", logs=tuple(logs), deltas=tuple(deltas))
+
+
+def _plan(client: StudioClient, run_id: str, plan_id: str | None) -> Plan | None:
+    """A Plan of the run; None where it cannot be had: the run is drawn without it."""
+    from flowmason.errors import EngineUnavailableError, FlowMasonError
+    from flowmason.ids import PlanId
+    from flowmason.plan import decode
+
+    if plan_id is None:
+        return None
     try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        plan = decode(client.send("GET", f"/runs/{quote(run_id, safe='')}/plans/{quote(plan_id, safe=':')}").content)
+    except EngineUnavailableError:
+        raise
+    except FlowMasonError:
+        return None
+    plan.__dict__["id"] = PlanId(plan_id)
+    return plan
+
+
+def _learn(client: StudioClient, run_id: str, picture: RunPicture, recorded: Sequence[Recorded]) -> None:
+    """Make the Plans of sub-pipelines that were resolved at run time known to the picture."""
+    from flowmason.event import StageExpanded
+
+    for each in recorded:
+        event = each.event
+        if isinstance(event, StageExpanded) and event.plan is not None and not picture.knows(event.plan):
+            plan = _plan(client, run_id, event.plan)
+            if plan is not None:
+                picture.learn(plan)

@@ -29,6 +29,12 @@ def resume(
     ] = None,
     ray: Annotated[str | None, typer.Option("--ray", metavar="ADDRESS", help="Join this Ray cluster.")] = None,
     allow_open_ray: Annotated[bool, typer.Option(help="Use a Ray cluster although it asks for no token.")] = False,
+    studio: Annotated[
+        bool, typer.Option("--studio", help="A run in an org of a Studio, which is to be named.")
+    ] = False,
+    target_org: Annotated[
+        str | None, typer.Option("--target-org", metavar="ALIAS", help="With --studio: the org; else the default one.")
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option("--timeout", "-t", metavar="SECONDS", min=0.001, help="Cancel the run after so long."),
@@ -46,6 +52,7 @@ def resume(
     Examples:
       fm resume
       fm resume run_01J9ZK3V8Q --rerun-unknown deliver
+      fm resume run_01J9ZK3V8Q --studio
     """
     from flowmason.cli.running import Show, stopped
     from flowmason.errors import FlowMasonError
@@ -60,10 +67,16 @@ def resume(
         "allow_open": allow_open_ray,
         "timeout": timeout,
     }
+    there = studio or target_org is not None
     try:
-        code = console.run_async(_resume(run_id, request, show))
+        if there:
+            from flowmason.cli import remote_runs
+
+            code = remote_runs.resume(target_org, run_id, request, show)
+        else:
+            code = console.run_async(_resume(run_id, request, show))
     except FlowMasonError as error:
-        code = stopped(error, show, "", on or "", request.get("run_id"))
+        code = stopped(error, show, "", "studio" if there else on or "", request.get("run_id"))
     raise typer.Exit(code)
 
 

@@ -90,8 +90,9 @@ def run(
         "timeout": timeout,
         "submit": submit,
     }
+    there = studio or target_org is not None
     try:
-        if studio or target_org is not None:
+        if there:
             from flowmason.cli import remote_run
 
             code = remote_run.run(path, target_org, request, show)
@@ -102,7 +103,7 @@ def run(
         else:
             code = console.run_async(_run(path, request, show))
     except FlowMasonError as error:
-        code = stopped(error, show, path or "", "studio" if studio else on, request.get("run_id"))
+        code = stopped(error, show, path or "", "studio" if there else on, request.get("run_id"))
     raise typer.Exit(code)
 
 

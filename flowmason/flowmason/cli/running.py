@@ -7,14 +7,14 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from flowmason.assembly.engine import Stores
-from flowmason.assembly.hosting import RunHost, picture_of
+from flowmason.assembly.hosting import picture_of
 from flowmason.assembly.outcome import RunResult, failure_document, usage_document
 from flowmason.assembly.picture import RunPicture
 from flowmason.cli import console
@@ -47,12 +47,25 @@ class Show(msgspec.Struct, frozen=True):
             console.say(text)
 
 
+class Steered(Protocol):
+    """What walks a run, here or elsewhere, as Ctrl-C steers it."""
+
+    def command(self, run_id: RunId, name: str, **arguments: Any) -> Coroutine[Any, Any, None]:
+        """Put a command into the run's inbox."""
+        ...
+
+    def leave(self) -> None:
+        """Have no more to do with the run."""
+        ...
+
+
 class Signals:
     """The first Ctrl-C cancels the run, the second leaves it resumable, the third ends the process."""
 
     def __init__(self, show: Show) -> None:
         self._show = show
-        self._host: RunHost | None = None
+        self._host: Steered | None = None
+        self._leaving = ""
         self._run_id: RunId | None = None
         self._count = 0
         self._main: asyncio.Task[Any] | None = None
@@ -74,9 +87,9 @@ class Signals:
             for number in handled:
                 loop.remove_signal_handler(number)
 
-    def attach(self, host: RunHost, run_id: RunId) -> None:
-        """From here on there is a run to cancel."""
-        self._host, self._run_id = host, run_id
+    def attach(self, host: Steered, run_id: RunId, leaving: str = "leaves it to be resumed") -> None:
+        """From here on there is a run to cancel. `leaving`: what a second Ctrl-C does."""
+        self._host, self._run_id, self._leaving = host, run_id, leaving
 
     def _interrupted(self) -> None:
         self._count += 1
@@ -84,7 +97,7 @@ class Signals:
             if self._main is not None:
                 self._main.cancel()
         elif self._count == 1:
-            console.say(f"\ncancelling {self._run_id}; once more leaves it to be resumed")
+            console.say(f"\ncancelling {self._run_id}; once more {self._leaving}")
             coroutine = self._host.command(self._run_id, "cancel", reason="interrupted")
             task = asyncio.get_running_loop().create_task(coroutine)
             self._posting.add(task)
@@ -138,18 +151,23 @@ async def walked(
         return await picture_of(stores.journal, request["run_id"], items=show.items), error.failure
 
 
-def finish(result: RunResult, show: Show, elapsed_s: float, lost: Failure | None = None) -> int:
-    """Print how a run went; returns the exit code. `lost`: its executor is gone, and the process ends here."""
+def finish(
+    result: RunResult, show: Show, elapsed_s: float, lost: Failure | None = None, *, again: str | None = None
+) -> int:
+    """Print how a run went; returns the exit code.
+
+    `lost`: its executor is gone, and the process ends here. `again`: the command that goes on with it.
+    """
     code = CODES.get(result.status, console.INTERRUPTED)
     if lost is not None:
         if code == console.INTERRUPTED:
             code, result = console.UNAVAILABLE, msgspec.structs.replace(result, error=lost)
-        _tell(result, show, elapsed_s, code)
+        _tell(result, show, elapsed_s, code, again)
         console.end_now(code)  # what is left of the executor may wait for ever, or end us with a code of its own
-    return _tell(result, show, elapsed_s, code)
+    return _tell(result, show, elapsed_s, code, again)
 
 
-def _tell(result: RunResult, show: Show, elapsed_s: float, code: int) -> int:
+def _tell(result: RunResult, show: Show, elapsed_s: float, code: int, again: str | None) -> int:
     if show.json:
         console.print_json(result.document())
     elif result.status == "completed":
@@ -163,8 +181,13 @@ def _tell(result: RunResult, show: Show, elapsed_s: float, code: int) -> int:
     words = [console.paint(result.status, colour, "bold"), result.run_id, duration(elapsed_s * 1000)]
     console.say(" · ".join([*words, *([used] if used else [])]))
     if code in (console.FAILED, console.INTERRUPTED, console.UNAVAILABLE):
-        console.say(f"  {console.paint('resume:', 'cyan')} fm resume {result.run_id}")
+        say_again(again or f"fm resume {result.run_id}")
     return code
+
+
+def say_again(command: str) -> None:
+    """Name the command that goes on with a run."""
+    console.say(f"  {console.paint('watch:' if ' watch ' in command else 'resume:', 'cyan')} {command}")
 
 
 def print_output(output: Any) -> None:
@@ -179,15 +202,15 @@ def print_output(output: Any) -> None:
 def stopped(error: FlowMasonError, show: Show, pipeline: str, executor: str, run_id: str | None) -> int:
     """Tell why there is no outcome; returns the exit code. With a run, it was given up and can be resumed."""
     if show.json:
-        console.print_json(_document(pipeline, error, executor, run_id))
+        console.print_json(unfinished(pipeline, error, executor, run_id))
     console.print_error(error)
     if run_id is None or isinstance(error, UsageError):
         return console.exit_code(error)
-    console.say(f"  {console.paint('resume:', 'cyan')} fm resume {run_id}")
+    say_again(f"fm resume {run_id}")
     return console.INTERRUPTED
 
 
-def _document(pipeline: str, error: FlowMasonError, executor: str, run_id: str | None) -> dict[str, Any]:
+def unfinished(pipeline: str, error: FlowMasonError, executor: str, run_id: str | None) -> dict[str, Any]:
     """The object of `--json` where there is no outcome to tell of."""
     failure: Failure = error.failure
     return {

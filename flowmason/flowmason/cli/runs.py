@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,13 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowmason.cli import console
+from flowmason.cli import console, control, runs_told
+from flowmason.cli.studio_org import Studio, TargetOrg
 
 if TYPE_CHECKING:
     from flowmason.assembly.engine import Stores
     from flowmason.journal import RunRow
 
 app = typer.Typer(no_args_is_help=True, help="List, show, watch, export and prune runs.", rich_markup_mode=None)
+for _command in (control.pause, control.cancel):
+    app.command(help=console.help_of(_command))(_command)
 
 _Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or the end of it.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -46,15 +48,29 @@ def list_(
     ] = None,
     pipeline: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this pipeline.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most so many.")] = 20,
-    before: Annotated[str | None, typer.Option(metavar="RUN", help="Older than this run, to page.")] = None,
+    before: Annotated[
+        str | None, typer.Option(metavar="RUN", help="The next page: the `next_cursor` of the page before.")
+    ] = None,
+    studio: Studio = False,
+    target_org: TargetOrg = None,
     as_json: _Json = False,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs, the newest first.
+
+    Examples:
+      fm runs list --status failed --status cancelled
+      fm runs list -t production --pipeline triage --json
+    """
     from flowmason.ids import LOCAL_ORG, RunId
     from flowmason.journal import STATUSES
 
     for each in status or ():
         console.choice(each, STATUSES, "--status")
+    if studio or target_org is not None:
+        from flowmason.cli import remote_runs
+
+        runs_told.print_list(remote_runs.listed(target_org, status or (), pipeline, limit, before), as_json)
+        return
 
     async def read() -> list[RunRow]:
         async with stores_here() as stores:
@@ -64,41 +80,24 @@ def list_(
             )
 
     rows = console.run_async(read())
-    if as_json:
-        cursor = rows[-1].run_id if len(rows) == limit else None
-        console.print_json({"items": [_row(row) for row in rows], "next_cursor": cursor})
-        return
-    from flowmason.cli.live.words import duration
-    from flowmason.cli.tables import print_table
-
-    table = []
-    families = any(row.parent for row in rows)
-    for row in rows:
-        took = row.summary.get("duration_ms")
-        failure = row.summary.get("failure") or {}
-        table.append(
-            [
-                row.run_id,
-                f"{row.pipeline}@{row.version}",
-                *([row.parent or ""] if families else []),
-                row.status,
-                _when(row.created_at),
-                duration(took) if took is not None else "",
-                str(failure.get("message", "")),
-            ]
-        )
-    print_table(("RUN", "PIPELINE", *(["PARENT"] if families else []), "STATUS", "SUBMITTED", "TOOK", ""), table)
-    if not table:
-        console.say("no runs")
+    cursor = rows[-1].run_id if len(rows) == limit else None
+    runs_told.print_list({"items": [_row(row) for row in rows], "next_cursor": cursor}, as_json)
 
 
 @app.command()
 def show(
     run_id: _Run,
     items: Annotated[bool, typer.Option("--items", help="The stages of foreach items, too.")] = False,
+    studio: Studio = False,
+    target_org: TargetOrg = None,
     as_json: _Json = False,
 ) -> None:
     """Show one run: its stages, its output, what it used."""
+    if studio or target_org is not None:
+        from flowmason.cli import remote_runs
+
+        runs_told.print_run(*remote_runs.shown(target_org, run_id, items), as_json)
+        return
 
     async def read() -> tuple[Any, Any]:
         from flowmason.assembly.hosting import picture_of
@@ -112,39 +111,14 @@ def show(
             return row, result(picture, stores.values, executor=executor, items=items)
 
     row, outcome = console.run_async(read())
-    if as_json:
-        console.print_json({**outcome.document(), **({"parent": row.parent} if row.parent else {})})
-        return
-    from flowmason.cli.live.words import duration, usage_words
-    from flowmason.cli.tables import print_table
-
-    print(f"{row.run_id}  {row.pipeline}@{row.version}  {row.status}  {_when(row.created_at)}")
-    if row.parent:
-        print(f"called by {row.parent}")
-    print_table(
-        ("STAGE", "STATUS", "ATTEMPTS", "TOOK", ""),
-        [
-            [
-                path,
-                stage.status,
-                str(stage.attempts or ""),
-                duration(stage.duration_ms) if stage.duration_ms is not None else "",
-                stage.error.message if stage.error is not None else "",
-            ]
-            for path, stage in outcome.stages.items()
-        ],
-    )
-    if outcome.error is not None:
-        console.print_failure(outcome.error)
-    elif outcome.status == "completed":
-        print(console.to_json(outcome.output))
-    if outcome.usage.calls:
-        print(usage_words(outcome.usage))
+    runs_told.print_run(_row(row), outcome, as_json)
 
 
 @app.command()
 def watch(
     run_id: _Run,
+    studio: Studio = False,
+    target_org: TargetOrg = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the run as one JSON object once it has ended.")
     ] = False,
@@ -153,6 +127,10 @@ def watch(
 
     Exit codes are those of `fm run`.
     """
+    if studio or target_org is not None:
+        from flowmason.cli import remote_runs
+
+        raise typer.Exit(remote_runs.watch(target_org, run_id, as_json))
     raise typer.Exit(console.run_async(_watch(run_id, as_json)))
 
 
@@ -202,9 +180,17 @@ async def _watch(wanted: str, as_json: bool) -> int:
 def logs(
     run_id: _Run,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    studio: Studio = False,
+    target_org: TargetOrg = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
     """Print what components logged."""
+    if studio or target_org is not None:
+        from flowmason.cli import remote_runs
+
+        for line in remote_runs.logs(target_org, run_id, follow):
+            runs_told.print_line(line, as_json)
+        return
     console.run_async(_logs(run_id, follow, as_json))
 
 
@@ -222,16 +208,9 @@ async def _logs(wanted: str, follow: bool, as_json: bool) -> None:
             lines = await stores.journal.logs(row.run_id, after=after)
             for number, line in lines:
                 after = number
-                where = format_path(line.path)
-                if as_json:
-                    entry = {"at": moment(line.at), "level": line.level, "stage": where, "attempt": line.attempt}
-                    entry |= {"message": line.message, "fields": plain(line.fields)}
-                    print(console.to_json(entry, indent=0), flush=True)
-                else:
-                    fields = "".join(
-                        f" {key}={console.to_json(plain(item), indent=0)}" for key, item in line.fields.items()
-                    )
-                    print(f"{moment(line.at)} {line.level:<7} {where}: {line.message}{fields}", flush=True)
+                entry: dict[str, Any] = {"at": moment(line.at), "level": line.level, "stage": format_path(line.path)}
+                entry |= {"attempt": line.attempt, "message": line.message, "fields": plain(line.fields)}
+                runs_told.print_line(entry, as_json)
             if lines:
                 continue
             if over or not follow:
@@ -247,15 +226,20 @@ def export(
     decode: Annotated[
         bool, typer.Option("--decode", help="Write values as JSON, for reading; else they are kept as they are stored.")
     ] = False,
+    studio: Studio = False,
+    target_org: TargetOrg = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines, which is what it always prints.")] = False,
 ) -> None:
-    """Write a run's recorded events as JSON lines, one event each."""
-    console.run_async(_export(run_id, output, decode))
+    """Write a run's recorded events as JSON lines, one event each. A Studio gives them for reading (`--decode`)."""
+    if studio or target_org is not None:
+        from flowmason.cli import remote_runs
+
+        runs_told.write_lines(remote_runs.events(target_org, run_id), output)
+        return
+    runs_told.write_lines(console.run_async(_events(run_id, decode)), output)
 
 
-async def _export(wanted: str, output: Path | None, decode: bool) -> None:
-    import msgspec
-
+async def _events(wanted: str, decode: bool) -> list[Any]:
     from flowmason.assembly.outcome import Shown
     from flowmason.assembly.readable import readable
     from flowmason.assembly.resuming import find_run
@@ -263,15 +247,8 @@ async def _export(wanted: str, output: Path | None, decode: bool) -> None:
     async with stores_here() as stores:
         row = await find_run(stores.journal, wanted)
         shown = Shown(stores.values)
-        target = output.open("wb") if output is not None else sys.stdout.buffer
-        try:
-            for recorded in await stores.journal.read(row.run_id):
-                data: Any = readable(recorded, shown) if decode else recorded
-                target.write(msgspec.json.encode(data) + b"\n")
-            target.flush()
-        finally:
-            if output is not None:
-                target.close()
+        recorded = await stores.journal.read(row.run_id)
+        return [readable(each, shown) if decode else each for each in recorded]
 
 
 @app.command()
@@ -345,11 +322,3 @@ def _row(row: RunRow) -> dict[str, Any]:
         "parent": row.parent,
         "summary": row.summary,
     }
-
-
-def _when(milliseconds: int) -> str:
-    from datetime import datetime
-
-    return (
-        datetime.fromtimestamp(milliseconds / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S") if milliseconds else ""
-    )

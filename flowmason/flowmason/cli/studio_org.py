@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 TargetOrg = Annotated[
     str | None, typer.Option("--target-org", "-t", metavar="ALIAS", help="The org; else the default one.")
 ]
+Studio = Annotated[
+    bool, typer.Option("--studio", help="In an org of a Studio (the default one, or -t), not on this machine.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 

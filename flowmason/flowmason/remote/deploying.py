@@ -92,6 +92,23 @@ def in_org(client: StudioClient, name: str) -> dict[str, Any] | None:
     return found
 
 
+def sample_in_org(client: StudioClient, reference: str) -> dict[str, Any] | None:
+    """The `sample_input` of what `name` or `name@version` means in the org; None where there is none."""
+    name, _, version = reference.partition("@")
+    found = in_org(client, name)
+    if found is None:
+        return None
+    version = version or found["published_version"] or found["version"]
+    try:
+        kept = client.get(f"/pipelines/{found['id']}/versions/{quote(version, safe='')}")
+    except RemoteError as error:
+        if error.status != 404:
+            raise
+        kept = found
+    sample: dict[str, Any] | None = kept["document"].get("sample_input")
+    return sample
+
+
 def plan_deploy(
     client: StudioClient, pipelines: Iterable[Local], known: Mapping[str, str], *, force: bool
 ) -> list[Step]:
