@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from flowmason.errors import Code, Failure, FlowMasonError, RefusedError, Retry
+from flowmason.studio.identity.credentials import masked
 
 log = logging.getLogger("flowmason.studio")
 
@@ -45,19 +46,21 @@ _TITLES = {
     409: "Conflict",
     413: "Too large",
     415: "Unsupported media type",
+    421: "Misdirected",
     422: "Not valid",
     428: "Precondition required",
     429: "Too many requests",
     500: "Internal error",
     503: "Unavailable",
 }
+_FAILED = "The request failed here; the operator's log says why."
 MEDIA_TYPE = "application/problem+json"
 
 
 def problem(
     status: int, detail: str, *, code: str, instance: str, headers: dict[str, str] | None = None, **more: Any
 ) -> Response:
-    """An answer that tells of an error."""
+    """An answer that tells of an error, without any credential that it quotes."""
     body = {
         "type": f"urn:flowmason:{code.lower().replace('_', '-')}",
         "title": _TITLES.get(status, "Error"),
@@ -67,7 +70,7 @@ def problem(
         "instance": instance,
         **{key: value for key, value in more.items() if value is not None},
     }
-    return Response(msgspec.json.encode(body), status, headers, MEDIA_TYPE)
+    return Response(msgspec.json.encode(_masked(body)), status, headers, MEDIA_TYPE)
 
 
 def of_failure(failure: Failure, instance: str, *, status: int | None = None) -> Response:
@@ -80,10 +83,12 @@ def of_failure(failure: Failure, instance: str, *, status: int | None = None) ->
         headers["WWW-Authenticate"] = "Bearer"
     if status >= 500:
         log.error("%s answered %d: %s", instance, status, failure.message)
+    # What a database says names its address, which only the operator may know.
+    told = status < 500 or (status == 503 and failure.code != Code.STORAGE)
     details = dict(failure.details or {})
     return problem(
         status,
-        failure.message if status < 500 or status == 503 else "The request failed here; the operator's log says why.",
+        failure.message if told else _FAILED,
         code=failure.code,
         instance=instance,
         headers=headers,
@@ -91,6 +96,12 @@ def of_failure(failure: Failure, instance: str, *, status: int | None = None) ->
         faults=details.pop("faults", None),
         details=details or None,
     )
+
+
+def unforeseen(instance: str, error: Exception) -> Response:
+    """The answer to what nobody foresaw; the log has the whole of it."""
+    log.error("%s failed", instance, exc_info=error)
+    return problem(500, _FAILED, code=Code.INTERNAL, instance=instance)
 
 
 def install(app: FastAPI) -> None:
@@ -127,9 +138,15 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unknown(request: Request, error: Exception) -> Response:
-        log.exception("%s failed", request.url.path, exc_info=error)
-        detail = "The request failed here; the operator's log says why."
-        return problem(500, detail, code=Code.INTERNAL, instance=request.url.path)
+        return unforeseen(request.url.path, error)
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, dict):
+        return {_masked(key): _masked(each) for key, each in value.items()}
+    return [_masked(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _pointer(steps: Sequence[object]) -> str:

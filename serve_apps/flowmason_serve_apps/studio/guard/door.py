@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,6 +27,10 @@ SIGN_IN = frozenset(
 _UNCOUNTED = frozenset({"/health", "/api/v1/health", "/-/healthz", "/-/routes"})
 _UPLOADS = frozenset({"/api/v1/registry/deploy"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_ENVELOPE_BYTES = 64 * 1024
+"""What a form may have around the file that it carries."""
+_NUL = re.compile(rb"\\(?:0|x00|u0000|U00000000)")
+"""How JSON or YAML may spell U+0000; a text where an escaped backslash stands before digits is looked at too."""
 _YAML = frozenset({"application/yaml", "application/x-yaml", "text/yaml"})
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -52,9 +59,11 @@ class Door:
         self._hosts = {*(name.lower() for name in settings.allowed_hosts), public.lower()} - {""}
         self._origins = frozenset(settings.cors_origins)
         every = settings.requests_per_minute
-        self._of_credential = Rate(every, 60.0, max(1, every // 10))
-        self._of_address = Rate(max(1, every // 10), 60.0, max(1, every // 20))
-        self._of_sign_in = Rate(settings.sign_ins_per_minute, 60.0, settings.sign_ins_per_minute)
+        # A replica that counts alone must be able to allow one, so a burst has at least one for each.
+        least = max(1, settings.replicas)
+        self._of_credential = Rate(every, 60.0, max(least, every // 10))
+        self._of_address = Rate(max(1, every // 10), 60.0, max(least, every // 20))
+        self._of_sign_in = Rate(settings.sign_ins_per_minute, 60.0, max(least, settings.sign_ins_per_minute))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,16 +73,20 @@ class Door:
         origin = headers.get("origin")
         known = origin is not None and origin in self._origins
         verdict: Verdict | None = None
+        begun = False
 
         async def sent(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 self._dress(message, scope["path"], origin if known else None, verdict)
             await send(message)
 
-        answer = self._misdirected(headers, scope["path"]) or self._preflight(scope, headers, known)
+        answer = self._misdirected(headers, scope["path"]) or _unreadable(scope)
+        answer = answer or self._preflight(scope, headers, known)
         if answer is None:
             answer, verdict = await self._counted(scope, headers)
-        if answer is None and scope["method"] in _WITH_BODY and scope["path"] not in _UPLOADS:
+        if answer is None and scope["method"] in _WITH_BODY:
             body = await self._body(scope, headers, receive)
             if isinstance(body, Response):
                 answer = body
@@ -81,8 +94,14 @@ class Door:
                 receive = _again(body, receive)
         if answer is not None:
             await answer(scope, receive, sent)
-        else:
+            return
+        try:
             await self._app(scope, receive, sent)
+        except Exception as error:
+            # Answered here and not by the framework, whose answer would have none of the headers.
+            if begun:
+                raise
+            await problems.unforeseen(scope["path"], error)(scope, receive, sent)
 
     # -- hosts and origins -----------------------------------------------------------------------
 
@@ -160,7 +179,10 @@ class Door:
 
     async def _body(self, scope: Scope, headers: Headers, receive: Receive) -> bytes | Response:
         path, most = scope["path"], self._settings.max_body_bytes
+        upload = path in _UPLOADS
         large = f"a body may have {most >> 20} MiB"
+        if upload:
+            most += _ENVELOPE_BYTES
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
             return problems.problem(413, large, code="TOO_LARGE", instance=path)
@@ -178,19 +200,43 @@ class Door:
             if not message.get("more_body"):
                 break
         body = b"".join(chunks)
-        if not body:
+        if upload or not body:
             return body
         media = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        if media in _YAML:
+        if media in _YAML and not _NUL.search(body):
             return body
-        if media != "application/json":
+        if media not in _YAML and media != "application/json":
             detail = f"a body is sent as application/json, not as {media[:100]!r}"
             return problems.problem(415, detail, code=Code.UNSUPPORTED_MEDIA_TYPE, instance=path)
         try:
-            parse_document(body, format="json")
+            document = parse_document(body, format="yaml" if media in _YAML else "json")
         except RefusedError as error:
             return problems.of_failure(error.failure, path, status=422)
+        if _NUL.search(body) and any("\0" in text for text in _texts(document.value)):
+            detail = "a text in the body has the character U+0000, which cannot be stored"
+            faults = [{"pointer": "$", "reason": detail}]
+            return problems.problem(422, detail, code=Code.INVALID_DOCUMENT, instance=path, faults=faults)
         return body
+
+
+def _unreadable(scope: Scope) -> Response | None:
+    # PostgreSQL stores no text with U+0000; what asks for one would be an error of the database's.
+    if "\0" in scope["path"] or b"%00" in scope.get("query_string", b""):
+        detail = "an address may not have the character U+0000"
+        return problems.problem(400, detail, code=Code.USAGE, instance=scope["path"])
+    return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield str(key)
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
 
 
 def address_of(scope: Scope, headers: Headers) -> str:

@@ -93,7 +93,7 @@ class SharedLimiter:
             raise EngineUnavailableError(
                 "sign-ins cannot be counted at the moment, so there are none", help="Try again in a few seconds."
             )
-        return await self._own.take(subject, rate.shared(min(self._replicas, rate.burst)))
+        return await self._own.take(subject, rate.shared(self._replicas))
 
     async def close(self) -> None:
         """Let go of what it asks."""
