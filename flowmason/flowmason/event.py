@@ -12,11 +12,11 @@ import msgspec
 
 from flowmason.errors import Failure
 from flowmason.ids import OrgId, PlanId, RunId, StagePath
-from flowmason.usage import Usage
+from flowmason.usage import Amount, Call, Limit, Usage
 from flowmason.value import Value
 
-FORMAT = 1
-"""Rises when a driver of an older FlowMason could misread a journal."""
+FORMAT = 2
+"""Rises when a driver of an older FlowMason could misread a journal. 2: the run is under a budget."""
 
 
 class _Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind"):
@@ -31,7 +31,8 @@ class RunSubmitted(_Event, frozen=True, tag="run.submitted"):
     pipeline: str = ""
     version: str = ""
     format: int = 1
-    """`FORMAT` of the writer; the default is that of the first journals, which say none, and never changes."""
+    """The lowest `FORMAT` whose drivers read the run rightly; the default is that of the first journals, which say
+    none, and never changes."""
     parent: RunId | None = None
     variables: Value | None = None
     """Of an asynchronous sub-pipeline: the variables of its caller that it inherits."""
@@ -109,6 +110,10 @@ class StageStarted(_Event, frozen=True, tag="stage.started"):
     attempt: int
     epoch: int
     round: int = 1
+    allowance: Limit | None = None
+    """What its model calls may use, reserved in every budget that it is under; None: it is under none."""
+    fallback: bool = False
+    """Whether it asks the cheaper model of its stage's budget."""
 
 
 class StageFinished(_Event, frozen=True, tag="stage.finished"):
@@ -121,6 +126,8 @@ class StageFinished(_Event, frozen=True, tag="stage.finished"):
     """Milliseconds since the epoch, by the worker's clock."""
     duration_ms: float = 0.0
     usage: Usage | None = None
+    calls: tuple[Call, ...] = ()
+    """The attempt's model calls, for the ledger; `usage` is their sum."""
     choice: tuple[str, ...] | None = None
     """Of a guard: what it chose."""
     returned: str | None = None
@@ -137,6 +144,8 @@ class StageFailed(_Event, frozen=True, tag="stage.failed"):
     started_at: int = 0
     duration_ms: float = 0.0
     usage: Usage | None = None
+    calls: tuple[Call, ...] = ()
+    """The attempt's model calls, for the ledger; `usage` is their sum."""
 
 
 class StageFailing(_Event, frozen=True, tag="stage.failing"):
@@ -156,6 +165,8 @@ class StageRetried(_Event, frozen=True, tag="stage.retried"):
     at: int = 0
     """Milliseconds since the epoch before which the next attempt does not start."""
     usage: Usage | None = None
+    calls: tuple[Call, ...] = ()
+    """The attempt's model calls, for the ledger; `usage` is their sum."""
 
 
 class StageLost(_Event, frozen=True, tag="stage.lost"):
@@ -164,6 +175,21 @@ class StageLost(_Event, frozen=True, tag="stage.lost"):
     path: StagePath
     attempt: int
     failure: Failure
+    usage: Usage | None = None
+    calls: tuple[Call, ...] = ()
+    """The attempt's model calls, for the ledger; `usage` is their sum."""
+
+
+class StageDeferred(_Event, frozen=True, tag="stage.deferred"):
+    """An attempt ended before a model call that its allowance does not cover; it is sent again with a larger one."""
+
+    path: StagePath
+    attempt: int
+    need: Amount
+    """What the attempt would have had to be allowed: what it had used, and that call at its worst."""
+    usage: Usage | None = None
+    calls: tuple[Call, ...] = ()
+    """The attempt's model calls, for the ledger; `usage` is their sum."""
 
 
 class StageSkipped(_Event, frozen=True, tag="stage.skipped"):
@@ -179,6 +205,9 @@ class StageCancelled(_Event, frozen=True, tag="stage.cancelled"):
     path: StagePath
     attempt: int
     failure: Failure | None = None
+    usage: Usage | None = None
+    calls: tuple[Call, ...] = ()
+    """The attempt's model calls, for the ledger; `usage` is their sum."""
 
 
 class StageExpanded(_Event, frozen=True, tag="stage.expanded"):
@@ -236,6 +265,8 @@ class ItemsFinished(_Event, frozen=True, tag="items.finished"):
     duration_ms: float = 0.0
     usage: Usage | None = None
     """Of all these items together."""
+    calls: tuple[Call, ...] = ()
+    """Their model calls, for the ledger."""
 
 
 class ValueEdited(_Event, frozen=True, tag="value.edited"):
@@ -328,6 +359,7 @@ Event = (
     | StageFailing
     | StageRetried
     | StageLost
+    | StageDeferred
     | StageSkipped
     | StageCancelled
     | StageExpanded
@@ -348,6 +380,7 @@ StageEvent = (
     | StageFailing
     | StageRetried
     | StageLost
+    | StageDeferred
     | StageSkipped
     | StageCancelled
     | StageExpanded

@@ -19,6 +19,7 @@ import msgspec
 
 from flowmason.event import Event, Frame, Recorded
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId
+from flowmason.ledger import UsageSum
 from flowmason.report import Delta, LogLine
 
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
@@ -227,6 +228,13 @@ class Journal(Protocol):
 
     async def deltas(self, run_id: RunId, after: int = 0, limit: int = 1000) -> list[tuple[int, Delta]]:
         """Stored token deltas with their row numbers. They go when the run completes: its output holds the text."""
+        ...
+
+    async def usage(self, org_id: OrgId, since: str, until: str, pipeline: str | None = None) -> list[UsageSum]:
+        """What an org's model calls of some days (UTC, both included) add up to, the latest day first.
+
+        Calls are noted in the transaction of the events that carry them, and stay when their runs are pruned.
+        """
         ...
 
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:

@@ -18,7 +18,9 @@ from flowmason.event import Event, Frame, Recorded, decode_events, encode_events
 from flowmason.fairness import OrgLimits, Waiting, in_turn
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId, StagePath
 from flowmason.journal import TERMINAL, URGENT, Append, Claimed, Command, NewRun, RunRow, mentioned_digests
+from flowmason.ledger import UsageSum, day_of, entries, sums
 from flowmason.report import Delta, LogLine
+from flowmason.usage import Call
 
 Hook = Callable[[str, Any], Awaitable[None] | None]
 """Called with the name of the writing method and its argument; may be a coroutine function."""
@@ -83,6 +85,7 @@ class MemoryJournal:
         self.limits: dict[OrgId, OrgLimits] = {}
         """Of orgs that have any."""
         self._conductors: dict[ConductorId, tuple[int, str, int]] = {}
+        self._ledger: list[tuple[OrgId, str, str, Call]] = []
         self._last_number = 0
 
     async def submit(self, run: NewRun) -> RunRow:
@@ -245,6 +248,13 @@ class MemoryJournal:
         run = self._runs.get(run_id)
         return [(n, _decode_delta(data)) for n, data in (run.deltas if run else ()) if n > after][:limit]
 
+    async def usage(self, org_id: OrgId, since: str, until: str, pipeline: str | None = None) -> list[UsageSum]:
+        return sums(
+            (day, name, call)
+            for org, day, name, call in self._ledger
+            if org == org_id and since <= day <= until and pipeline in (None, name)
+        )
+
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:
         await _call(self.before_commit, "prune", org_id)
         wanted = set(statuses or TERMINAL)
@@ -319,6 +329,8 @@ class MemoryJournal:
         for child in append.children:
             self._known(child)
         summary = None if append.summary is None else msgspec.json.encode(append.summary)
+        for entry in entries(append.events, append.seq + 1):
+            self._ledger.append((append.org_id, day_of(append.at), run.bare.pipeline, entry.call))
         if append.events:
             run.add_frame(append.at, append.by, append.events)
         run.change(updated_at=append.at)

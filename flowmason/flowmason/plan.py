@@ -18,6 +18,7 @@ from flowmason import value
 from flowmason.expressions import Template
 from flowmason.ids import Digest, PlanId, StageId, sha256
 from flowmason.policy import LOST_BUDGET, Effect, OnLost, Placement, Resources, RetryPolicy
+from flowmason.usage import Limit
 
 FORMAT = 1
 """Rises when a driver of an older FlowMason could misread a Plan."""
@@ -70,6 +71,21 @@ class SubPipelineBody(msgspec.Struct, frozen=True, tag="subpipeline"):
 Body = ForeachBody | TryCatchBody | SubPipelineBody
 
 
+class Fallback(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A cheaper model that a stage asks once its own no longer fits in what is left."""
+
+    model: str
+    provider: str | None = None
+    """None: the stage's own."""
+
+
+class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a stage may spend: all its attempts, items and rounds in a run, and all that is in its body, together."""
+
+    limit: Limit = Limit()
+    fallback: Fallback | None = None
+
+
 class Stage(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     """One stage as the machine sees it."""
 
@@ -106,6 +122,7 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     resources: Resources = Resources()
     llm: dict[str, Any] | None = None
     """The stage's `llm_settings`."""
+    budget: Budget | None = None
     body: Body | None = None
 
     @cached_property
@@ -197,6 +214,8 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     """The stage whose output is the pipeline's; None: the outputs of `terminals`."""
     max_concurrency: int | None = None
     """How many stages may run at once; None: as many as the executor has room for."""
+    budget: Limit | None = None
+    """What one run may spend; of a sub-pipeline, what one call of it may."""
     env: tuple[str, ...] = ()
     """Names that `env.` may read."""
     plans: dict[PlanId, Plan] = {}
@@ -216,6 +235,13 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     def stages(self) -> dict[StageId, Stage]:
         """Every stage by id, those in bodies included."""
         return {stage.id: stage for stage in walk(self.scope)}
+
+    @cached_property
+    def capped(self) -> bool:
+        """Whether it, a stage of it or a sub-pipeline is under a budget."""
+        if self.budget is not None or any(stage.budget is not None for stage in self.stages.values()):
+            return True
+        return any(plan.capped for plan in self.plans.values())
 
     @cached_property
     def terminals(self) -> tuple[StageId, ...]:

@@ -16,6 +16,7 @@ from flowmason.errors import Failure
 from flowmason.event import PromptEdit, StageEvent
 from flowmason.ids import OrgId, PlanId, RunId, StageId, StagePath
 from flowmason.policy import Placement, Resources
+from flowmason.usage import Call, Limit
 from flowmason.value import Value
 
 
@@ -117,6 +118,12 @@ class Region(msgspec.Struct, frozen=True, omit_defaults=True):
     """Names of the secrets that its component declares."""
     models: bool = False
     """Whether its component may ask models."""
+    capped: bool = False
+    """Whether its run is under a budget."""
+    allowance: Limit | None = None
+    """Of one stage with an effect: what its model calls may use; recorded with its start."""
+    fallback: bool = False
+    """Whether the stage asks the cheaper model of its budget."""
     handed: Handed | None = None
     """Filled in as the call leaves a conductor that knows the secrets of orgs. None: the worker's environment has
     them."""
@@ -158,6 +165,16 @@ class Progress(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """A model call of an attempt that has not ended: should it never report its end, this is what is known of it."""
+
+    path: StagePath
+    attempt: int
+    n: int
+    """Rises by one per (path, attempt)."""
+    call: Call
+
+
 Side = LogLine | Delta | Progress
 """What is shown beside the journal and is no part of it."""
 
@@ -170,6 +187,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     logs: tuple[LogLine, ...] = ()
     deltas: tuple[Delta, ...] = ()
     progress: tuple[Progress, ...] = ()
+    spent: tuple[Spent, ...] = ()
     released: bool = False
     """The region's time is over: it starts nothing more. What it neither reported nor lists in
     `running` may be dispatched elsewhere at once."""

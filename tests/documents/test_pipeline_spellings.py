@@ -189,7 +189,6 @@ def test_unbuilt_features_are_named() -> None:
     value = {
         "name": "p",
         "federation": {"enabled": True},
-        "budget": {"max_tokens": 1},
         "output_config": {
             "destinations": [{"id": "a", "type": "email", "enabled": False}, {"id": "b", "type": "email"}]
         },
@@ -197,23 +196,21 @@ def test_unbuilt_features_are_named() -> None:
         "schedule": {"cron": "0 * * * *"},
         "stages": [
             {"id": "a", "component": "c"},
-            {"id": "b", "component": "c", "condition": "x", "skip_if": False, "skip_output": 0, "budget": {}},
+            {"id": "b", "component": "c", "condition": "x", "skip_if": False, "skip_output": 0},
             {"id": "d", "component": "c", "federation": {}, "component_package": "o/p@1"},
         ],
     }
     assert {fault.pointer for fault in unbuilt(parse(value))} == {
         "$.federation.enabled",
-        "$.budget",
         "$.output_config.destinations[1]",
         "$.stages[1].condition",
         "$.stages[1].skip_if",
         "$.stages[1].skip_output",
-        "$.stages[1].budget",
         "$.stages[2].federation",
         "$.stages[2].component_package",
     }
     assert {fault.code for fault in unbuilt(parse(value))} == {"NOT_SUPPORTED"}
-    quiet = {**value, "federation": {"enabled": False}, "budget": None, "output_config": None}
+    quiet = {**value, "federation": {"enabled": False}, "output_config": None}
     quiet["stages"] = [{"id": "a", "component": "c", "federation": {"regions": ["eu"]}}]
     assert unbuilt(parse(quiet)) == ()
 

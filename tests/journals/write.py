@@ -261,9 +261,20 @@ async def debugged(engine: Engine) -> Running:
     return running
 
 
+async def budgeted(engine: Engine) -> Running:
+    cheap = {"max_tokens": 20_000, "fallback": {"model": "mock-small"}}
+    return await engine.begin(
+        pipe(
+            {**stage("ask", "ask", prompt="how much?"), "budget": cheap},
+            stage("again", "ask", prompt="and now?", depends_on=["ask"]),
+        ),
+        options={"budget": {"max_cost": "0.50", "max_tokens": 60_000}},
+    )
+
+
 WRITERS: list[Callable[[Engine], Awaitable[Running]]] = [
     chain, branches, loop_in_columns, loop_of_effects, caught, nested, failed_and_resumed, paused_and_cancelled,
-    adopted, timed_out, failing, debugged,
+    adopted, timed_out, failing, debugged, budgeted,
 ]  # fmt: skip
 
 

@@ -201,8 +201,10 @@ class RunPicture:
             stage.failure = event.failure
             if stage.total is None and not self._has_body(stage):
                 stage.status = Status.PENDING
-            if isinstance(event, ev.StageRetried):
-                self._account(stage, event.usage)
+            self._account(stage, event.usage)
+        elif isinstance(event, ev.StageDeferred):
+            stage.attempts, stage.status = max(stage.attempts, event.attempt), Status.PENDING
+            self._account(stage, event.usage)
         elif isinstance(event, ev.StageSkipped):
             stage.reason = event.reason
             self._finish(stage, Status.SKIPPED, event, at)

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from flowmason.assembly.engine import Stores, make_executor, open_stores, refuse_unshared
 from flowmason.assembly.hosting import Gate, RunHost, picture_of, started
 from flowmason.assembly.picture import RunPicture
@@ -19,6 +21,7 @@ from flowmason.event import DebugChanged, Recorded, RunReopened
 from flowmason.executor import Executor, WorkerSettings
 from flowmason.ids import RunId
 from flowmason.report import Report
+from flowmason.usage import Limit, dollars, limit_of
 
 Started = Callable[[RunHost, RunId], None]
 """Told once the run exists, before anything of it runs."""
@@ -129,7 +132,22 @@ def run_options(workspace: Workspace, executor: Executor, more: Mapping[str, Any
     options: dict[str, Any] = {"executor": executor.name}
     if workspace.root is not None:
         options["project_root"] = str(workspace.root)
-    return {**options, **{key: item for key, item in (more or {}).items() if item is not None}}
+    options.update({key: item for key, item in (more or {}).items() if item is not None})
+    budget = tightest_budget(msgspec.to_builtins(workspace.project.budget), options.pop("budget", None) or {})
+    return {**options, "budget": budget} if budget else options
+
+
+def tightest_budget(*budgets: Mapping[str, Any]) -> dict[str, Any]:
+    """The tightest of some budgets as they are written (`max_cost`, `max_tokens`); empty: none limits anything."""
+    limit = Limit()
+    for given in budgets:
+        limit = limit.tightest(limit_of(given.get("max_cost"), given.get("max_tokens")))
+    found: dict[str, Any] = {}
+    if limit.nanodollars is not None:
+        found["max_cost"] = dollars(limit.nanodollars)
+    if limit.tokens is not None:
+        found["max_tokens"] = limit.tokens
+    return found
 
 
 @asynccontextmanager

@@ -130,39 +130,35 @@ class Workspace:
             raise LookupError(str(error)) from None
         return load_pipeline(shown(path))[0]
 
-    def compile(self, wanted: str | Path, *, to_run: bool = True) -> Compiled:
+    def compile(self, wanted: str | Path) -> Compiled:
         """Find, read and compile a pipeline.
 
-        Raises `RefusedError` with every fault in its place, `UsageError` where there is no such pipeline. With
-        `to_run`, settings of the project that a run cannot honour are faults too.
+        Raises `RefusedError` with every fault in its place, `UsageError` where there is no such pipeline.
         """
         source = self.source(self.find(wanted))
-        return Compiled(source, self._plan(source, self.project.unbuilt() if to_run else ()))
+        return Compiled(source, self._plan(source))
 
     def check(self, path: Path) -> tuple[Fault, ...]:
         """Everything that is wrong with one pipeline file; an abstract one is checked as far as it goes."""
         try:
             source = self.source(path)
             if not source.pipeline.abstract:
-                self._plan(source, ())
+                self._plan(source)
         except RefusedError as error:
             return error.faults
         return ()
 
-    def _plan(self, source: Source, more: Iterable[Fault]) -> Plan:
+    def _plan(self, source: Source) -> Plan:
         from flowmason.compiler import compile_pipeline
 
-        faults = list(more)
         try:
-            plan = compile_pipeline(source.pipeline, self.registry, find=self.named, env=self.project.env)
-            if not faults:
-                return plan
+            return compile_pipeline(source.pipeline, self.registry, find=self.named, env=self.project.env)
         except RefusedError as error:
             placed = _placed([source.resolved.relocate(fault) for fault in error.faults], source.document)
-            faults = [*placed.faults, *faults]
+            faults = list(placed.faults)
             if any(fault.code == "COMPONENT_MISSING" for fault in faults):
                 faults += self.component_faults()
-        raise RefusedError(faults)
+            raise RefusedError(faults) from None
 
     def component_faults(self) -> tuple[Fault, ...]:
         """Component files and packages that could not be read, with paths as they are shown here."""
@@ -181,7 +177,7 @@ class Workspace:
 
         def compile() -> Plan:
             path = self.project.find_pipeline(name, cwd=self.project.root)
-            return self._plan(self.source(path), ())
+            return self._plan(self.source(path))
 
         return await asyncio.to_thread(compile)
 

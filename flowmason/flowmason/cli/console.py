@@ -236,3 +236,12 @@ def choice(value: str, known: Sequence[str], option: str) -> str:
     near = did_you_mean(value, known)
     hint = f" Did you mean {near!r}?" if near else ""
     raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}.{hint}", param_hint=option)
+
+
+def money(value: str | None, option: str) -> str | None:
+    """An amount of dollars as a decimal text. Raises a usage error."""
+    import re
+
+    if value is None or re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+        return value
+    raise typer.BadParameter(f"{value!r} is not an amount of dollars such as 0.50.", param_hint=option)

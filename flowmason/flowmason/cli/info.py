@@ -47,7 +47,7 @@ def info(
         found = _abstract(source, workspace)
         console.print_json(found) if as_json else _print_abstract(found)
         return
-    compiled = workspace.compile(path, to_run=False)
+    compiled = workspace.compile(path)
     found = _pipeline(compiled, workspace)
     console.print_json(found) if as_json else _print_pipeline(found, compiled.plan)
 

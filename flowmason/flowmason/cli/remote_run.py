@@ -39,6 +39,8 @@ def run(name: str | None, alias: str | None, request: Mapping[str, Any], show: S
     org, client = opened(alias)
     with client, refused_as_here():
         options = {key: request[key] for key in ("provider", "max_concurrency") if request[key] is not None}
+        if budget := {key: request[key] for key in ("max_cost", "max_tokens") if request[key] is not None}:
+            options["budget"] = budget
         body = {"pipeline": name, "input": _input(client, name, request), "options": options}
         # A request that is sent again, because its answer was lost, starts no second run.
         key = Ids(time.time).command()

@@ -48,6 +48,13 @@ def run(
         str | None, typer.Option("--provider", metavar="NAME", help="Model provider for stages that name none.")
     ] = None,
     max_concurrency: Annotated[int | None, typer.Option(min=1, help="How many stages may run at once.")] = None,
+    max_cost: Annotated[
+        str | None,
+        typer.Option("--max-cost", metavar="DOLLARS", help="Spend no more than so many dollars on models: 0.50."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, help="Let models read and write no more tokens than so many.")
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option("--timeout", "-t", metavar="SECONDS", min=0.001, help="Cancel the run after so long."),
@@ -67,6 +74,7 @@ def run(
       fm run triage --sample --on local
       fm run pipelines/triage.pipeline.json -i '{"text": "printer on fire"}'
       fm run report --set doc=@scan.pdf --set options.pages=3 --json > result.json
+      fm run triage --max-cost 0.50
       fm run triage --submit
       fm run triage@1.2.0 --studio -i '{"text": "printer on fire"}'
     """
@@ -87,6 +95,8 @@ def run(
         "allow_open": allow_open_ray,
         "provider": provider,
         "max_concurrency": max_concurrency,
+        "max_cost": console.money(max_cost, "--max-cost"),
+        "max_tokens": max_tokens,
         "timeout": timeout,
         "submit": submit,
     }
@@ -133,6 +143,7 @@ async def _run(path: str | None, request: dict[str, Any], show: Any) -> int:
     untouched = request["input"] is None and request["input_file"] is None and not request["sample"]
     _check(compiled.plan.input_schema, given, sample=untouched and compiled.sample_input is not None)
     options = {key: request[key] for key in ("provider", "max_concurrency")}
+    options["budget"] = {key: request[key] for key in ("max_cost", "max_tokens") if request[key] is not None}
     model = LiveModel(compiled.plan)
     signals = Signals(show)
     begun_at = time.monotonic()

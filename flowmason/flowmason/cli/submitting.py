@@ -95,7 +95,7 @@ def _not_uploaded(name: str) -> Exception:
 def _options(request: Mapping[str, Any], show: Any) -> list[str]:
     """The other flags that go with the run, not with the way there."""
     flags = ["--on", request["on"]] if request["on"] != "ray" else []
-    for name in ("provider", "max_concurrency", "timeout"):
+    for name in ("provider", "max_concurrency", "max_cost", "max_tokens", "timeout"):
         if request[name] is not None:
             flags += [f"--{name.replace('_', '-')}", str(request[name])]
     given = {"--json": show.json, "--items": show.items, "--quiet": show.quiet, "--verbose": show.verbose}

@@ -66,7 +66,7 @@ def _check(target: str, inheritance: bool, strict: bool) -> list[dict[str, Any]]
     reports = [_pipeline(workspace, path, inheritance, strict) for path in files]
     if workspace.root is not None and inside:
         manifest = shown(workspace.root / MANIFEST)
-        reports.insert(0, _report(manifest, warnings=workspace.project.unbuilt()))
+        reports.insert(0, _report(manifest))
         by_file: dict[str, list[Fault]] = {}
         for fault in workspace.component_faults():
             by_file.setdefault(fault.file or manifest, []).append(fault)

@@ -11,11 +11,14 @@ from flowmason.compiler.draft import Draft, Place, Work
 from flowmason.component import ComponentSpec
 from flowmason.expressions import Fields, Path, Static, Template
 from flowmason.ids import StageId
+from flowmason.pipeline.model import Budget as Written
 from flowmason.plan import (
     FORMAT,
     Arm,
     Body,
+    Budget,
     ComponentRef,
+    Fallback,
     ForeachBody,
     Kind,
     Plan,
@@ -25,6 +28,7 @@ from flowmason.plan import (
     TryCatchBody,
 )
 from flowmason.policy import LOST_BUDGET, Placement, Resources, RetryPolicy
+from flowmason.usage import Limit, limit_of
 
 OUTPUT = StageId("$output")
 """Id (and component) of the stage that holds the pipeline's output against its `output_schema`."""
@@ -59,6 +63,7 @@ def assemble(work: Work) -> Plan:
         output_schema=output_schema,
         output_stage=pipeline.output_stage_id,
         max_concurrency=pipeline.max_concurrency,
+        budget=None if pipeline.budget is None else _limit(pipeline.budget),
         env=work.env,
         plans=dict(sorted(work.plans.items())),
     )
@@ -102,8 +107,20 @@ def _stage(work: Work, draft: Draft) -> Stage:
         body_timeout_ms=_body_timeout(draft, body),
         resources=resources,
         llm=msgspec.json.decode(msgspec.json.encode(settings)) or None if settings is not None else None,
+        budget=_budget(draft.source.budget),
         body=body,
     )
+
+
+def _limit(written: Written) -> Limit:
+    return limit_of(written.max_cost, written.max_tokens)
+
+
+def _budget(written: Written | None) -> Budget | None:
+    if written is None:
+        return None
+    fallback = written.fallback
+    return Budget(_limit(written), None if fallback is None else Fallback(fallback.model, fallback.provider))
 
 
 def _by_index(work: Work, names: Iterable[StageId]) -> tuple[StageId, ...]:

@@ -84,6 +84,12 @@ class Admission:
     def _child(self, stage: StageState, proposed: ev.StageExpanded, plan: Plan, given: Any) -> ev.StageFinished:
         """An asynchronous sub-pipeline is a run of its own, submitted in our transaction."""
         state, now = self._state, self._conductor.now()
+        if state.capped and state.budgets(stage):
+            raise FlowMasonError(
+                f"{plan.name} would run on its own and spend beyond the budget of its caller",
+                code=Code.NOT_SUPPORTED,
+                help="Let the stage wait for it (wait_for_completion: true), or take the budget away.",
+            )
         child = child_run_id(state.run_id, stage.path)
         self._children.append(
             new_run(

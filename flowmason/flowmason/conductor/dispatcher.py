@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowmason import event as ev
+from flowmason.allowing import Allowed, Held, allow
 from flowmason.conductor.flights import Flight, Flights, take
 from flowmason.debug import Gate
 from flowmason.dispatch import Load, is_cheap, is_effect, pieces, placement, region_id, region_name, share
@@ -173,13 +174,34 @@ class Dispatcher:
         if room.of(where) < 1:
             done.short.add(where)
             return
+        effect = is_effect(stage)
+        allowed = Allowed()
+        if effect and self._state.capped:
+            found = allow(self._state, stage)
+            if isinstance(found, Failure):
+                done.events.append(ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=found))
+                return
+            if isinstance(found, Held):
+                return  # it is looked at again whenever something has ended
+            allowed = found
         room.take(where)
         load = Load([stage])
-        effect = is_effect(stage)
-        flight = self._flight(load, where, clock, effect=effect, slots=1, resources=stage.stage.resources)
+        flight = self._flight(
+            load, where, clock, effect=effect, slots=1, resources=stage.stage.resources, allowed=allowed
+        )
         if effect:
+            if allowed.allowance is not None:  # what follows in this round finds it reserved
+                keys = self._state.budgets(stage)
+                self._state.purse.reserve((stage.path, stage.attempt), keys, allowed.allowance.amount)
             done.events.append(
-                ev.StageStarted(path=stage.path, attempt=stage.attempt, epoch=self._state.epoch, round=stage.round)
+                ev.StageStarted(
+                    path=stage.path,
+                    attempt=stage.attempt,
+                    epoch=self._state.epoch,
+                    round=stage.round,
+                    allowance=allowed.allowance,
+                    fallback=allowed.fallback,
+                )
             )
             done.effects.append(flight)
         else:
@@ -256,6 +278,7 @@ class Dispatcher:
         resources: Resources = Resources(),  # noqa: B008 - frozen
         attach: bool = False,
         bounded: bool = False,
+        allowed: Allowed = Allowed(),  # noqa: B008 - frozen
     ) -> Flight:
         state = self._state
         self._counter += 1
@@ -276,6 +299,9 @@ class Dispatcher:
             bounded=bounded,
             shallow=any(self._cut(stage) for stage in load.stages),
             debugged=self._gate.active,
+            capped=state.capped and (allowed.allowance is not None or not effect),
+            allowance=allowed.allowance,
+            fallback=allowed.fallback,
             budget_ms=self._budget_ms,
             options=worker_options(state.options),
             **_wants(load),
@@ -286,9 +312,16 @@ class Dispatcher:
 
     def attach(self, stage: StageState, clock: float) -> Flight:
         """A flight that looks for the call of an effect which an earlier conductor started."""
-        resources = stage.stage.resources
+        reserved = self._state.purse.limit((stage.path, stage.attempt))
         return self._flight(
-            Load([stage]), placement(stage), clock, effect=True, slots=1, resources=resources, attach=True
+            Load([stage]),
+            placement(stage),
+            clock,
+            effect=True,
+            slots=1,
+            resources=stage.stage.resources,
+            attach=True,
+            allowed=Allowed(reserved, stage.cheaper),
         )
 
 

@@ -10,6 +10,7 @@ from flowmason.policy import Effect
 from flowmason.report import Ended, Report
 from flowmason.state import ForeachState, RunState, StageState, Status
 from flowmason.state.retry import after_failure, after_loss, timed_out
+from flowmason.usage import total
 
 _GONE = Failure(code=Code.LOST, message="the worker died")
 
@@ -26,7 +27,13 @@ def ended(
     failure = report.failure or _GONE
     if flight.timed_out:
         return [
-            after_failure(found, timed_out(format_path(path), found.stage.timeout_ms), now=now, jitter=jitter)
+            after_failure(
+                found,
+                timed_out(format_path(path), found.stage.timeout_ms),
+                now=now,
+                jitter=jitter,
+                calls=flight.calls(path, found.attempt),
+            )
             for path in flight.suspects()
             if (found := state.stages.get(path)) is not None and found.ready
         ]
@@ -37,10 +44,11 @@ def _effect_ended(stage: StageState, flight: Flight, report: Report, now: int, j
     if stage.status is not Status.RUNNING:
         return []
     failure = report.failure or _GONE
+    # A worker that ended a call in good order has told all that it asked models.
+    calls = flight.calls(stage.path, stage.attempt, lost=report.ended is not Ended.CANCELLED)
     if flight.timed_out:
-        return [
-            after_failure(stage, timed_out(format_path(stage.path), stage.stage.timeout_ms), now=now, jitter=jitter)
-        ]
+        late = timed_out(format_path(stage.path), stage.stage.timeout_ms)
+        return [after_failure(stage, late, now=now, jitter=jitter, calls=calls)]
     if flight.cancelling and stage.scope.doomed is not None:
         unknown = None
         if stage.stage.effect is Effect.UNSAFE:
@@ -49,8 +57,10 @@ def _effect_ended(stage: StageState, flight: Flight, report: Report, now: int, j
                 message="cancelled while its effect was under way; it may or may not have happened",
                 stage=format_path(stage.path),
             )
-        return [ev.StageCancelled(path=stage.path, attempt=stage.attempt, failure=unknown)]
-    return [after_loss(stage, failure)]
+        return [
+            ev.StageCancelled(path=stage.path, attempt=stage.attempt, failure=unknown, usage=total(calls), calls=calls)
+        ]
+    return [after_loss(stage, failure, calls)]
 
 
 def _pure_lost(state: RunState, flights: Flights, flight: Flight, failure: Failure) -> list[ev.StageEvent]:
@@ -59,7 +69,7 @@ def _pure_lost(state: RunState, flights: Flights, flight: Flight, failure: Failu
     if len(suspects) == 1 and not flight.load.items and not flight.company:
         found = state.stages.get(next(iter(suspects)))
         if found is not None and found.ready:
-            return [after_loss(found, failure)]
+            return [after_loss(found, failure, flight.calls(found.path, found.attempt))]
     flights.suspects |= suspects
     for owner, ranges in flight.load.items:
         if not isinstance(owner.body, ForeachState) or owner.ended or owner.body.doomed is not None:

@@ -10,6 +10,7 @@ from flowmason.dispatch import Load
 from flowmason.ids import StagePath
 from flowmason.report import Ended, Region, Report
 from flowmason.state import ForeachState, Role, ScopeState, StageState
+from flowmason.usage import Call, CallEnd, total, used
 
 Ranges = list[tuple[int, int]]
 Hear = Callable[["Flight", Report], None]
@@ -40,6 +41,24 @@ class Flight:
     released: bool = False
     running: tuple[StagePath, ...] = ()
     ended: Ended | None = None
+    spent: dict[tuple[StagePath, int], dict[int, Call]] = field(default_factory=dict)
+    """Model calls of attempts that have not ended, by number."""
+
+    def calls(self, path: StagePath, attempt: int, *, lost: bool = False) -> tuple[Call, ...]:
+        """What is known of the model calls of an attempt that its worker reports no end of.
+
+        One that was `lost` may have used all that it was allowed: the rest of its allowance is noted as used.
+        """
+        known = self.spent.get((path, attempt), {})
+        found = tuple(known[n] for n in sorted(known))
+        limit = self.region.allowance
+        if not lost or limit is None:
+            return found
+        rest = limit.less(used(total(found))).amount
+        if rest.nanodollars <= 0 and rest.tokens <= 0:
+            return found
+        cost, tokens = max(0, rest.nanodollars), max(0, rest.tokens)
+        return (*found, Call("", "", CallEnd.LOST, input_tokens=tokens, cost_nanodollars=cost, estimated=True))
 
     @property
     def effect(self) -> StageState | None:

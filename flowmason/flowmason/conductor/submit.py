@@ -69,7 +69,7 @@ def new_run(
         input=keep(values, org_id, prepared),
         pipeline=plan.name,
         version=plan.version,
-        format=ev.FORMAT,
+        format=2 if plan.capped or (options or {}).get("budget") else 1,
         parent=parent,
         variables=variables,
         options=options or {},

@@ -200,6 +200,8 @@ class Walker:
     async def _report(self, flight: Flight, report: Report, batch: list[ev.Event]) -> None:
         flight.heard = self._clock()
         before = len(batch)
+        for made in report.spent:
+            flight.spent.setdefault((made.path, made.attempt), {})[made.n] = made.call
         for proposed in report.events:
             for event in await self._admission.admit(proposed):
                 self._apply(event, batch)

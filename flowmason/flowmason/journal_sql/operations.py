@@ -18,7 +18,8 @@ from flowmason.database.connections import Connection
 from flowmason.errors import FencedError, JournalError
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId, format_path
 from flowmason.journal import Append, Command, NewRun, RunRow
-from flowmason.journal_sql import frames, rows
+from flowmason.journal_sql import frames, rows, usage
+from flowmason.ledger import entries
 from flowmason.report import Delta, LogLine
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -137,6 +138,7 @@ class AddEvents(Operation):
         self.durable = append.durable or bool(append.children)
         self.codec, self.data, self.digests = frames.pack(append.events)
         self.summary = None if append.summary is None else msgspec.json.encode(append.summary).decode()
+        self.calls = list(entries(append.events, append.seq + 1))
         self.children = [Submit(child) for child in append.children]
         self.result = append.seq + len(append.events)
 
@@ -159,6 +161,8 @@ class AddEvents(Operation):
             connection.write(_INSERT_FRAME, (*frame, self.codec, self.data))
         if self.digests:
             _insert_values(connection, append.run_id, append.org_id, self.digests)
+        if self.calls:
+            usage.insert(connection, append.run_id, append.org_id, append.at, self.calls)
         for command_id in append.taken:
             taken = (self.result, command_id, append.run_id)
             connection.write("UPDATE commands SET taken_seq=? WHERE command_id=? AND run_id=?", taken)

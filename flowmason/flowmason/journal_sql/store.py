@@ -14,9 +14,10 @@ from flowmason.errors import FlowMasonError
 from flowmason.event import Frame, Recorded
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId
 from flowmason.journal import Append, Claimed, Command, NewRun, RunRow
-from flowmason.journal_sql import claims, frames, operations, rows
+from flowmason.journal_sql import claims, frames, operations, rows, usage
 from flowmason.journal_sql.readers import Readers
 from flowmason.journal_sql.writer import Writer
+from flowmason.ledger import UsageSum
 from flowmason.report import Delta, LogLine
 
 PATIENCE_S = 60.0
@@ -141,6 +142,10 @@ class SqlJournal:
 
     async def deltas(self, run_id: RunId, after: int = 0, limit: int = 1000) -> list[tuple[int, Delta]]:
         return [(number, decode_delta(data)) for number, data in await self._side("delta", run_id, after, limit)]
+
+    async def usage(self, org_id: OrgId, since: str, until: str, pipeline: str | None = None) -> list[UsageSum]:
+        asked = usage.question(org_id, since, until, pipeline)
+        return usage.sums(await self._readers.read(lambda connection: connection.run(*asked).fetchall()))
 
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:
         if dry_run:

@@ -18,11 +18,12 @@ from flowmason.errors import UsageError
 from flowmason.event import Frame, Recorded
 from flowmason.ids import OrgId, PlanId, RunId
 from flowmason.journal import Command, NewRun, RunRow
-from flowmason.journal_sql import frames, rows, tenant_writes
+from flowmason.journal_sql import frames, rows, tenant_writes, usage
 from flowmason.journal_sql.operations import Operation
 from flowmason.journal_sql.readers import Readers
 from flowmason.journal_sql.store import PATIENCE_S, decode_delta, decode_line, open_tables
 from flowmason.journal_sql.writer import Writer
+from flowmason.ledger import UsageSum
 from flowmason.report import Delta, LogLine
 
 Role = Literal["engine", "api"]
@@ -209,6 +210,10 @@ class OrgRuns:
         """The bytes of a Plan that the run's journal mentions."""
         found = await self._ask(_PLAN, (plan_id, run_id, self.org_id))
         return bytes(found[0][0]) if found else None
+
+    async def usage(self, since: str, until: str, pipeline: str | None = None) -> list[UsageSum]:
+        """What the org's model calls of some days (UTC, both included) add up to, the latest day first."""
+        return usage.sums(await self._ask(*usage.question(self.org_id, since, until, pipeline)))
 
     async def post(self, command: Command) -> bool:
         """Put a command into a run's inbox. False where the run does not exist."""

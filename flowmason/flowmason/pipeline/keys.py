@@ -8,7 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 from flowmason.errors import Fault
-from flowmason.pipeline.model import RETRY_DEFAULTS, Budget, Composition, LLMSettings, Pipeline, Position, Stage
+from flowmason.pipeline.model import (
+    RETRY_DEFAULTS,
+    Budget,
+    Composition,
+    Fallback,
+    LLMSettings,
+    Pipeline,
+    Position,
+    Stage,
+)
 from flowmason.pipeline.pointers import Path
 from flowmason.pipeline.schemas import check_schema
 from flowmason.pipeline.shapes import (
@@ -67,15 +76,23 @@ class _JSONSchema(AnyObject):
 
 JSON_SCHEMA = _JSONSchema()
 
-BUDGET = Record(
+_LIMITS = {
+    "max_cost": Key(
+        Text("US dollars as a decimal string such as '0.50'", r"[0-9]{1,9}(?:\.[0-9]{1,9})?"),
+        "US dollars, as a decimal string.",
+    ),
+    "max_tokens": Key(Number(0, whole=True), "Tokens, prompt and answer together."),
+}
+BUDGET = Record(_LIMITS, Budget)
+FALLBACK = Record(
     {
-        "max_cost": Key(
-            Text("US dollars as a decimal string such as '0.50'", r"[0-9]{1,9}(?:\.[0-9]{1,9})?"),
-            "US dollars, as a decimal string.",
-        ),
-        "max_tokens": Key(Number(0, whole=True), "Tokens, prompt and answer together."),
+        "model": Key(TEXT, "The model's name at the provider.", required=True),
+        "provider": Key(TEXT, "Its provider; without one the stage's own."),
     },
-    Budget,
+    Fallback,
+)
+STAGE_BUDGET = Record(
+    {**_LIMITS, "fallback": Key(FALLBACK, "A cheaper model, asked once the stage's own no longer fits.")}, Budget
 )
 
 LLM_SETTINGS = Record(
@@ -208,7 +225,7 @@ STAGE = Record(
         ),
         "retry_config": Key(RETRY, "When a failed attempt is repeated."),
         "resources": Key(RESOURCES, "What the stage needs of a worker."),
-        "budget": Key(BUDGET, "What the stage may spend."),
+        "budget": Key(STAGE_BUDGET, "What the stage may spend."),
         "condition": Key(ANY, "Run only if this holds."),
         "skip_if": Key(ANY, "Skip if this holds."),
         "skip_output": Key(ANY, "The output of a skipped stage."),

@@ -41,12 +41,22 @@ class LLMSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_sequences: tuple[str, ...] | None = None
 
 
+class Fallback(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A cheaper model."""
+
+    model: str
+    provider: str | None = None
+    """None: the stage's own."""
+
+
 class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a run or a stage may spend."""
 
     max_cost: str | None = None
     """US dollars as a decimal string."""
     max_tokens: int | None = None
+    fallback: Fallback | None = None
+    """Of a stage: what it asks once its own model no longer fits in what is left."""
 
 
 class Stage(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -65,8 +65,6 @@ def unbuilt(pipeline: Pipeline) -> tuple[Fault, ...]:
         reason = f"{what} is not built yet; a run cannot honour it"
         found.append(Fault(reason, format_pointer(path), code=Code.NOT_SUPPORTED))
 
-    if pipeline.budget is not None:
-        add(("budget",), "a budget")
     if pipeline.federation is not None and pipeline.federation.get("enabled"):
         add(("federation", "enabled"), "federation")
     for index, destination in enumerate((pipeline.output_config or {}).get("destinations") or ()):
@@ -74,7 +72,7 @@ def unbuilt(pipeline: Pipeline) -> tuple[Fault, ...]:
             add(("output_config", "destinations", index), "delivery to a destination")
     switched_off = pipeline.federation is not None and pipeline.federation.get("enabled") is False
     for index, stage in enumerate(pipeline.stages):
-        for key in ("budget", "condition", "skip_if", "skip_output", "component_package"):
+        for key in ("condition", "skip_if", "skip_output", "component_package"):
             if getattr(stage, key) is not None:
                 add(("stages", index, key), f"{key!r} of a stage")
         if stage.federation is not None and not switched_off:

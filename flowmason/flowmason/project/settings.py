@@ -48,7 +48,7 @@ class Testing(msgspec.Struct, frozen=True):
 
 
 class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The most that one run may cost."""
+    """The most that one run may spend."""
 
     max_cost: str | None = None
     """Dollars, as a decimal text."""
@@ -108,13 +108,6 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
             exclude=self.components.exclude,
             packages_dirs=(packages_dir(),) if packages is None else packages,
         )
-
-    def unbuilt(self) -> tuple[Fault, ...]:
-        """Settings that are read and kept, but that a run cannot honour yet."""
-        if self.budget == Budget():
-            return ()
-        reason = "budgets are not enforced yet; take it out to run"
-        return (Fault(reason, "$.budget", file=str(self.root / MANIFEST), code=Code.NOT_SUPPORTED),)
 
     def pipeline_files(self) -> list[Path]:
         """Every pipeline file: below each of `pipeline_dirs`, and directly in the root; sorted."""

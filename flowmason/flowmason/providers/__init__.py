@@ -163,13 +163,16 @@ def _key(name: str, settings: ProviderSettings, known: _Known, environ: Mapping[
 
 def _mock(name: str, settings: ProviderSettings) -> ModelProvider:
     from flowmason.providers.mock import MODEL, MockProvider
+    from flowmason.providers.prices import read_price
 
-    settings.refuse_unknown_extras(name, ("answers", "delay_ms"))
+    settings.refuse_unknown_extras(name, ("answers", "delay_ms", "price"))
     return MockProvider(
         settings.extra.get("answers"),
         name=name,
         model=settings.model or MODEL,
         delay_ms=float(settings.extra.get("delay_ms", 0)),
+        price=read_price(name, settings.extra.get("price")),
+        max_tokens=settings.max_tokens,
     )
 
 

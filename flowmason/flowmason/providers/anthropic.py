@@ -67,7 +67,7 @@ class AnthropicProvider(HttpProvider):
             self.name,
             message.model,
             _usage(message.usage),
-            own=self._price,
+            own=self.own_price,
             cache_write_tokens=message.usage.cache_creation_input_tokens or 0,
         )
         finish = _FINISH.get(message.stop_reason, message.stop_reason)

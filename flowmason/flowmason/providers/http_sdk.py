@@ -55,7 +55,8 @@ class HttpProvider:
         self._policy = _policy(name, base_url, settings.declared, egress)
         self._headers = _strings(name, settings.extra.get("headers", {}))
         self._body: dict[str, Any] = dict(settings.extra.get("body", {}))
-        self._price = read_price(name, settings.extra.get("price")) or self._own_machine()
+        self.max_tokens = settings.max_tokens
+        self.own_price: Price | None = read_price(name, settings.extra.get("price")) or self._own_machine()
         self._sdk: Any = None
         self._refused_by: dict[str, set[str]] = {}
         self._client: Any = None

@@ -58,6 +58,7 @@ class LlamaCppProvider:
         settings.refuse_unknown_extras(name, ("threads", "context"))
         self.name = name
         self._settings = settings
+        self.max_tokens = settings.max_tokens
         self._threads = _positive(name, settings, "threads", 1)
         self._context = _positive(name, settings, "context", 8192)
         chosen = settings.model if settings.model not in (None, MODEL) else None

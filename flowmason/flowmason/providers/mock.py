@@ -14,6 +14,8 @@ from flowmason.errors import UsageError
 from flowmason.model import ModelRequest, ModelResponse, OnDelta
 from flowmason.providers import failures
 from flowmason.providers.instances import instance_of
+from flowmason.providers.prices import Price
+from flowmason.providers.prices import price as priced
 from flowmason.usage import Usage
 
 Scripted = str | Mapping[str, Any] | list[Any] | Exception | ModelResponse
@@ -34,7 +36,8 @@ class MockProvider:
     - None: the least value that fits the request's JSON Schema, else `mock answer to: <the prompt's beginning>`.
 
     An object with the one key `error` (`{"type": …, "message": …}`) makes the call fail. The answer is streamed word
-    by word, each after `delay_ms`. Tokens are counted as words. `requests` keeps every request in order.
+    by word, each after `delay_ms`. Tokens are counted as words, and cost nothing unless `price` says more.
+    `max_tokens` bounds answers that are asked for without a bound. `requests` keeps every request in order.
     """
 
     def __init__(
@@ -44,10 +47,14 @@ class MockProvider:
         name: str = "mock",
         model: str = MODEL,
         delay_ms: float = 0,
+        price: Price | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         self.name = name
         self.default_model = model
         self.requests: list[ModelRequest] = []
+        self.own_price = price
+        self.max_tokens = max_tokens
         self._delay_s = delay_ms / 1000
         self._by_prompt: Mapping[str, Scripted] | None = None
         self._queue: deque[Scripted] | None = None
@@ -78,8 +85,9 @@ class MockProvider:
         text = given.content if given else answer if isinstance(answer, str) else msgspec.json.encode(answer).decode()
         pieces = _PIECES.findall(text) if text.strip() else [text]
         finish = "stop"
-        if given is None and request.max_tokens is not None and len(pieces) > request.max_tokens:
-            pieces, finish = pieces[: request.max_tokens], "length"
+        most = request.max_tokens or self.max_tokens
+        if given is None and most is not None and len(pieces) > most:
+            pieces, finish = pieces[:most], "length"
         for piece in pieces:
             await asyncio.sleep(self._delay_s)
             if on_delta is not None and piece:
@@ -88,13 +96,8 @@ class MockProvider:
             return given
         asked = " ".join([request.system_prompt or "", *(turn.content for turn in request.conversation())])
         model = request.model or self.default_model
-        usage = Usage(
-            input_tokens=len(asked.split()),
-            output_tokens=len(pieces) if text.strip() else 0,
-            calls=1,
-            provider=self.name,
-            model=model,
-        )
+        counted = Usage(input_tokens=len(asked.split()), output_tokens=len(pieces) if text.strip() else 0, calls=1)
+        usage = priced(self.name, model, counted, own=self.own_price)
         return ModelResponse("".join(pieces), model, finish, usage)
 
     async def close(self) -> None:

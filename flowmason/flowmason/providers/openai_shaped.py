@@ -8,13 +8,13 @@ from typing import Any
 from flowmason.egress import EgressPolicy
 from flowmason.model import ModelRequest, ModelResponse, OnDelta
 from flowmason.providers import failures
+from flowmason.providers.counting import estimate
 from flowmason.providers.http_sdk import HttpProvider, schema_in_words
 from flowmason.providers.prices import price
 from flowmason.providers.settings import ProviderSettings
 from flowmason.usage import Usage
 
 _NO_KEY = "none"  # the SDK wants one; servers without keys ignore it
-_CHARACTERS_PER_TOKEN = 4
 
 
 class OpenAIShapedProvider(HttpProvider):
@@ -86,8 +86,8 @@ class OpenAIShapedProvider(HttpProvider):
             pieces, finish = refusal, "refusal"
             on_delta("".join(refusal))
         text = "".join(pieces)
-        usage = usage or _estimate(request, text)
-        return ModelResponse(text, answered_by, finish, price(self.name, answered_by, usage, own=self._price))
+        usage = usage or estimate(request, text)
+        return ModelResponse(text, answered_by, finish, price(self.name, answered_by, usage, own=self.own_price))
 
     def _arguments(self, request: ModelRequest, model: str, left_out: frozenset[str]) -> dict[str, Any]:
         messages = [{"role": turn.role, "content": turn.content} for turn in request.conversation()]
@@ -148,14 +148,4 @@ def _usage(given: Any) -> Usage | None:
         output_tokens=given.completion_tokens or 0,
         cached_tokens=(details.cached_tokens or 0) if details is not None else 0,
         calls=1,
-    )
-
-
-def _estimate(request: ModelRequest, text: str) -> Usage:
-    asked = len(request.system_prompt or "") + sum(len(turn.content) for turn in request.conversation())
-    return Usage(
-        input_tokens=-(-asked // _CHARACTERS_PER_TOKEN),
-        output_tokens=-(-len(text) // _CHARACTERS_PER_TOKEN),
-        calls=1,
-        estimated=True,
     )

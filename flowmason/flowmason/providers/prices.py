@@ -89,7 +89,14 @@ def price(provider: str, model: str, usage: Usage, *, own: Price | None = None, 
     """
     found = own or price_of(provider, model)
     cost = None if found is None else found.of(usage, cache_write_tokens)
-    return msgspec.structs.replace(usage, provider=provider, model=model, cost_nanodollars=cost)
+    prices = "" if cost is None else "project" if own is not None else prices_version()
+    return msgspec.structs.replace(usage, provider=provider, model=model, cost_nanodollars=cost, prices=prices)
+
+
+def prices_version() -> str:
+    """The version of the table, as the ledger notes it."""
+    table = _table()
+    return f"table {table.version} {table.as_of}"
 
 
 def read_price(name: str, given: Any) -> Price | None:

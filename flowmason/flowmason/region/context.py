@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowmason.component import ComponentContextError
@@ -12,9 +12,11 @@ from flowmason.ids import StagePath, idempotency_key
 from flowmason.policy import Effect
 from flowmason.report import LogLine, Progress
 from flowmason.state import StageState
-from flowmason.usage import Usage
+from flowmason.usage import Call, Usage
 
 if TYPE_CHECKING:
+    from flowmason.model import ModelProvider, ModelRequest, ModelResponse
+    from flowmason.region.allowance import Spending
     from flowmason.region.llm import StageLLM
     from flowmason.region.roots import Upstream
     from flowmason.region.run import RegionRun
@@ -30,8 +32,8 @@ class StageContext:
         self._llm: StageLLM | None = None
         self._logger: StageLogger | None = None
         self._cancel: CancelToken | None = None
-        self.usage: Usage | None = None
-        """What the attempt's model calls used so far."""
+        self.spending: Spending | None = None
+        """What the attempt's model calls used so far; None: there was none."""
 
     @property
     def run_id(self) -> str:
@@ -189,9 +191,25 @@ class StageContext:
         if self._cancel is not None:
             self._cancel.set()
 
-    def add_usage(self, usage: Usage) -> None:
-        """Account one model call."""
-        self.usage = usage if self.usage is None else self.usage + usage
+    async def ask(
+        self, provider: ModelProvider, request: ModelRequest, on_delta: Callable[[str], None]
+    ) -> ModelResponse:
+        """Ask a model once, within the attempt's allowance, and keep account of it."""
+        if self.spending is None:
+            from flowmason.region.allowance import Spending
+
+            self.spending = Spending(self._run, self._stage)
+        return await self.spending.ask(provider, request, on_delta)
+
+    @property
+    def usage(self) -> Usage | None:
+        """The sum of the attempt's model calls so far."""
+        return None if self.spending is None else self.spending.usage
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The attempt's model calls so far."""
+        return () if self.spending is None else tuple(self.spending.calls)
 
     def _needs_effect(self, name: str) -> None:
         if self._stage.stage.effect is Effect.PURE:

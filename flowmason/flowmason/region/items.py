@@ -22,7 +22,7 @@ from flowmason.region.context import StageContext
 from flowmason.region.roots import Roots, Upstream, fresh
 from flowmason.region.stage import execute, failed_attempt
 from flowmason.state import ForeachState, StageState
-from flowmason.usage import Usage
+from flowmason.usage import Call, total
 from flowmason.value import Value
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _COLLECT_S = 0.01
 
-_Row = tuple[list[bytes], Failure | None, Usage | None]
+_Row = tuple[list[bytes], Failure | None, tuple[Call, ...]]
 """What an item left: its stages' outputs, why it failed, what its model calls used."""
 
 
@@ -95,21 +95,21 @@ class ItemLoop:
             self._items = run.items_of(self._foreach.items)
         outputs: dict[str, Value] = {}
         encoded: list[bytes] = []
-        usages: list[Usage | None] = []
+        calls: list[tuple[Call, ...]] = []
         for stage in body.scope.stages:
             state = StageState(stage, self._owner.scope, (*self._owner.path, index, stage.id), 0)
-            result, usage = await self._stage(stage, state, index, outputs)
-            usages.append(usage)
+            result, made = await self._stage(stage, state, index, outputs)
+            calls.append(made)
             if isinstance(result, ev.StageFailed):
-                self._failed(index, result, encoded, usages)
+                self._failed(index, result, encoded, calls)
                 return
             outputs[stage.id] = result
             encoded.append(result.data if isinstance(result, value.Inline) else value.encode(run.data.load(result)))
-        self._finished[index] = (encoded, None, _sum(usages))
+        self._finished[index] = (encoded, None, _all(calls))
 
     async def _stage(
         self, stage: Stage, state: StageState, index: int, outputs: dict[str, Value]
-    ) -> tuple[Value | ev.StageFailed, Usage | None]:
+    ) -> tuple[Value | ev.StageFailed, tuple[Call, ...]]:
         run = self._run
         started, clock = run.worker.now(), run.worker.monotonic()
 
@@ -120,13 +120,15 @@ class ItemLoop:
         context = StageContext(run, state, upstream)
         try:
             inputs = run.worker.template(stage)(self._roots(state, index, upstream, context), None)
-            return value.Inline(value.encode(await execute(run, state, inputs, context))), context.usage
+            return value.Inline(value.encode(await execute(run, state, inputs, context))), context.calls
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             event = failed_attempt(run, state, error, started, clock, context)
             assert isinstance(event, ev.StageFailed)
-            return event, context.usage
+            return event, context.calls
+        finally:
+            run.forget_spent(state.path)
 
     def _roots(self, state: StageState, index: int, upstream: Upstream, context: StageContext) -> Roots:
         made = Roots(self._run, state, upstream, context)
@@ -135,22 +137,23 @@ class ItemLoop:
         made[self._body.item_variable] = fresh(self._items[index])
         return made
 
-    def _failed(self, index: int, event: ev.StageFailed, encoded: list[bytes], usages: list[Usage | None]) -> None:
+    def _failed(self, index: int, event: ev.StageFailed, encoded: list[bytes], calls: list[tuple[Call, ...]]) -> None:
         run = self._run
         if self._foreach.break_on_error:
             self._stopped = True
             self.collect()
             # The item is recorded stage by stage from here on, so that what it had finished stays.
-            for stage, data, usage in zip(self._body.scope.stages, encoded, usages, strict=False):
+            for stage, data, made in zip(self._body.scope.stages, encoded, calls, strict=False):
                 path = (*self._owner.path, index, stage.id)
-                run.propose(ev.StageFinished(path=path, attempt=1, output=run.data.keep_encoded(data), usage=usage))
+                output = run.data.keep_encoded(data)
+                run.propose(ev.StageFinished(path=path, attempt=1, output=output, usage=total(made), calls=made))
             run.propose(event)
             return
         error = value.encode({"$error": msgspec.to_builtins(event.failure)})
         stages = self._body.scope.stages
         row = [*encoded, *([error] * (len(stages) - len(encoded)))]
         row[[stage.id for stage in stages].index(self._body.scope.last or StageId(""))] = error
-        self._finished[index] = (row, event.failure, _sum(usages))
+        self._finished[index] = (row, event.failure, _all(calls))
 
     def collect(self) -> None:
         """Propose the items that finished since the last time, in as few events as they are neighbours."""
@@ -170,6 +173,7 @@ class ItemLoop:
             stage.id: self._run.data.keep_list([rows[index][0][position] for index in indexes])
             for position, stage in enumerate(self._body.scope.stages)
         }
+        calls = _all(rows[index][2] for index in indexes)
         self._run.propose(
             ev.ItemsFinished(
                 path=self._owner.path,
@@ -179,14 +183,11 @@ class ItemLoop:
                 failures={index: failure for index in indexes if (failure := rows[index][1]) is not None},
                 started_at=since,
                 duration_ms=float(self._since - since),
-                usage=_sum(rows[index][2] for index in indexes),
+                usage=total(calls),
+                calls=calls,
             )
         )
 
 
-def _sum(usages: Iterable[Usage | None]) -> Usage | None:
-    total: Usage | None = None
-    for usage in usages:
-        if usage is not None:
-            total = usage if total is None else total + usage
-    return total
+def _all(calls: Iterable[tuple[Call, ...]]) -> tuple[Call, ...]:
+    return tuple(call for made in calls for call in made)

@@ -27,6 +27,9 @@ class StageLLM:
         self._context = context
         self._chosen = provider
         self._settings: Mapping[str, Any] = stage.stage.llm or {}
+        budget = stage.stage.budget
+        self._instead = budget.fallback if budget is not None and run.region.fallback else None
+        """The cheaper model of the stage's budget, where that is all it may ask."""
         self._first: str | None = None
         """The first prompt of the attempt, as the component wrote it."""
 
@@ -35,6 +38,8 @@ class StageLLM:
         return self._provider_name(None)
 
     def _provider_name(self, asked: str | None) -> str:
+        if self._instead is not None and self._instead.provider:
+            return self._instead.provider
         name = asked or self._chosen or self._settings.get("provider") or self._run.region.options.get("provider")
         name = name or self._run.worker.services.default_provider
         if not name:
@@ -70,7 +75,7 @@ class StageLLM:
         request = ModelRequest(
             prompt=prompt,
             system_prompt=system_prompt,
-            model=model or settings.get("model"),
+            model=self._instead.model if self._instead is not None else model or settings.get("model"),
             temperature=_first(settings.get("temperature"), temperature),
             max_tokens=_first(settings.get("max_tokens"), max_tokens),
             top_p=_first(settings.get("top_p"), top_p),
@@ -90,10 +95,9 @@ class StageLLM:
                 on_piece(text)
 
         try:
-            response = await self.provider(provider).generate(request, streamed)
+            response = await self._context.ask(self.provider(provider), request, streamed)
         finally:
             self._delta(shown.end())
-        self._context.add_usage(response.usage)
         return response
 
     async def generate_async(self, *arguments: Any, **options: Any) -> ModelResponse:

@@ -23,9 +23,10 @@ from flowmason.region.data import Data, Stores
 from flowmason.region.items import ItemLoop
 from flowmason.region.secret import DeclaredSecrets, mask_failure, masker_of
 from flowmason.region.stage import perform, unstored
-from flowmason.report import Delta, Ended, LogLine, Piece, Progress, Region, Report, Side
+from flowmason.report import Delta, Ended, LogLine, Piece, Progress, Region, Report, Side, Spent
 from flowmason.state import ForeachState, Role, RunState, ScopeState, StageState, decide
 from flowmason.state.tree import Given, Status
+from flowmason.usage import Call
 from flowmason.value import Value
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class RegionRun:
         self._timer: asyncio.TimerHandle | None = None
         self._released = False
         self._numbers: dict[tuple[StagePath, int], int] = {}
+        self._spent: dict[StagePath, list[Spent]] = {}
+        """Model calls of attempts that have not ended."""
+        self._untold: list[Spent] = []
 
     # -- the loop's side -------------------------------------------------------------------------
 
@@ -147,12 +151,23 @@ class RegionRun:
         A sub-pipeline is begun by the conductor alone: it resolves the name, or makes a run of its own of it.
         """
         self._events.append((event, self.data.begun()))
+        self._spent.pop(event.path, None)
         if not (isinstance(event, ev.StageExpanded) and event.input is not None):
             self.state.apply(event)
 
     def side(self, entry: Side) -> None:
         """Send something beside the journal."""
         self._side.append(entry)
+
+    def spent(self, path: StagePath, attempt: int, n: int, call: Call) -> None:
+        """A model call of an attempt ended."""
+        made = Spent(path, attempt, n, call)
+        self._spent.setdefault(path, []).append(made)
+        self._untold.append(made)
+
+    def forget_spent(self, path: StagePath) -> None:
+        """The calls of an attempt at `path` are told with the item that it belongs to."""
+        self._spent.pop(path, None)
 
     def number(self, path: StagePath, attempt: int) -> int:
         """The next number of a side stream."""
@@ -336,8 +351,12 @@ class RegionRun:
             if self._lost and ended is Ended.DONE:
                 ended, failure = Ended.LOST, self._unstored
             side, self._side = self._side, []
+            spent, self._untold = self._untold, []
+            if ended is not None:
+                # An attempt that was ended has no event of its own: who ended it hears all of it, if only once more.
+                spent = [made for calls in self._spent.values() for made in calls]
             released = not self._released and ended is None and self.over and not self.region.effect
-            if not (events or side or released or ended is not None):
+            if not (events or side or spent or released or ended is not None):
                 return
             if released:
                 self._released = True
@@ -348,6 +367,7 @@ class RegionRun:
                     logs=tuple(entry for entry in side if isinstance(entry, LogLine)),
                     deltas=tuple(entry for entry in side if isinstance(entry, Delta)),
                     progress=tuple(entry for entry in side if isinstance(entry, Progress)),
+                    spent=tuple(spent),
                     released=released,
                     running=self._under_way() if released or ended is not None else (),
                     ended=ended,

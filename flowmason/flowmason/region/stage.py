@@ -39,6 +39,8 @@ async def perform(run: RegionRun, stage: StageState) -> ev.StageEvent:
             output = run.data.keep(run.worker.checked_output(stage, inputs))
         else:
             output = run.data.keep(await execute(run, stage, inputs, context))
+        if (deferred := _deferred(stage, context)) is not None:
+            return deferred
         return ev.StageFinished(
             path=stage.path,
             attempt=stage.attempt,
@@ -46,10 +48,13 @@ async def perform(run: RegionRun, stage: StageState) -> ev.StageEvent:
             started_at=started_at,
             duration_ms=(run.worker.monotonic() - clock) * 1000,
             usage=context.usage,
+            calls=context.calls,
         )
     except asyncio.CancelledError:
         raise
     except BaseException as error:
+        if context is not None and (deferred := _deferred(stage, context)) is not None:
+            return deferred
         return failed_attempt(run, stage, error, started_at, clock, context)
 
 
@@ -77,7 +82,17 @@ def failed_attempt(
         jitter=run.worker.jitter(),
         started_at=started_at,
         duration_ms=(run.worker.monotonic() - clock) * 1000,
-        usage=context.usage if context is not None else None,
+        calls=context.calls if context is not None else (),
+    )
+
+
+def _deferred(stage: StageState, context: StageContext) -> ev.StageDeferred | None:
+    """The end of an attempt that wanted a model call beyond its allowance, whatever its component made of that."""
+    spending = context.spending
+    if spending is None or spending.short is None:
+        return None
+    return ev.StageDeferred(
+        path=stage.path, attempt=stage.attempt, need=spending.short, usage=spending.usage, calls=context.calls
     )
 
 
@@ -87,7 +102,7 @@ def unstored(run: RegionRun, event: ev.StageEvent, error: BaseException) -> tupl
     stage = run.state.stages.get(event.path)
     if stage is None or not isinstance(event, ev.StageFinished | ev.StageExpanded):
         return None, failure
-    usage = event.usage if isinstance(event, ev.StageFinished) else None
+    calls = event.calls if isinstance(event, ev.StageFinished) else ()
     failed = after_failure(
         stage,
         failure,
@@ -95,7 +110,7 @@ def unstored(run: RegionRun, event: ev.StageEvent, error: BaseException) -> tupl
         jitter=run.worker.jitter(),
         started_at=event.started_at,
         duration_ms=max(0.0, run.worker.now() - event.started_at),
-        usage=usage,
+        calls=calls,
     )
     return failed, failure
 

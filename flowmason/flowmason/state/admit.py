@@ -21,6 +21,7 @@ _PROPOSED = (
     ev.StageExpanded,
     ev.ItemsFinished,
     ev.StageLost,
+    ev.StageDeferred,
     ev.StageCancelled,
     ev.EffectRecorded,
 )
@@ -53,6 +54,8 @@ def admits(state: RunState, event: ev.StageEvent) -> str | None:
         return "the stage may not start"
     if not isinstance(event, ev.StageSkipped) and event.attempt != stage.attempt:
         return f"attempt {event.attempt} was given up; {stage.attempt} counts"
+    if isinstance(event, ev.StageDeferred) and stage.stage.effect is not Effect.IDEMPOTENT:
+        return "only what is idempotent can be begun again"
     return _fits(stage, event)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flowmason import event as ev
+from flowmason.budget import RUN, Key, Purse, account_path, stage_name
 from flowmason.errors import Code, Failure
 from flowmason.ids import PlanId, RunId, StageId, StagePath, format_path
 from flowmason.plan import Plan
@@ -23,8 +24,18 @@ from flowmason.state.tree import (
     Status,
     TryState,
 )
-from flowmason.usage import Usage
+from flowmason.usage import Limit, Usage, limit_of, used
 from flowmason.value import Value
+
+_Ending = (
+    ev.StageFinished
+    | ev.StageFailed
+    | ev.StageRetried
+    | ev.StageLost
+    | ev.StageDeferred
+    | ev.StageCancelled
+    | ev.ItemsFinished
+)
 
 
 class RunState(Reviving):
@@ -52,6 +63,9 @@ class RunState(Reviving):
         self.pipeline = (plan.name, plan.version)
         self.root: ScopeState | None = None
         self.debug = Debugging()
+        self.purse = Purse()
+        self.capped = False
+        """Whether anything of the run is under a budget of its own."""
         self.rounds = 1
         """The highest round of any stage: the next one is above it, so that no key is ever used twice."""
         self.started_at = 0
@@ -75,6 +89,11 @@ class RunState(Reviving):
         self.pipeline = (event.pipeline or self.plan.name, event.version or self.plan.version)
         self.root = self.open_scope(self.plan.scope, self.plan, (), Role.ROOT, None, input=event.input)
         self.root.variables = event.variables
+        given = event.options.get("budget") or {}
+        limit = limit_of(given.get("max_cost"), given.get("max_tokens")).tightest(self.plan.budget or Limit())
+        self.capped = bool(limit) or self.plan.capped
+        if limit:
+            self.purse.account(RUN, "the run", limit)
 
     def _started(self, event: ev.RunStarted) -> None:
         self.status = Status.RUNNING
@@ -126,10 +145,13 @@ class RunState(Reviving):
         if stage.status is Status.PENDING:
             stage.scope.busy += 1
         stage.status, stage.attempt = Status.RUNNING, event.attempt
+        if event.allowance is not None:
+            self.purse.reserve((event.path, event.attempt), self.budgets(stage), event.allowance.amount)
+        stage.cheaper = event.fallback
 
     def _stage_finished(self, event: ev.StageFinished) -> None:
         stage = self.find(event.path)
-        self._account(stage, event.usage)
+        self._account(stage, event)
         stage.output, stage.choice = event.output, event.choice
         stage.attempt = max(stage.attempt, event.attempt)
         stage.started_at, stage.duration_ms = event.started_at or stage.started_at, event.duration_ms
@@ -144,7 +166,7 @@ class RunState(Reviving):
 
     def _stage_failed(self, event: ev.StageFailed) -> None:
         stage = self.find(event.path)
-        self._account(stage, event.usage)
+        self._account(stage, event)
         stage.failure = event.failure
         stage.started_at, stage.duration_ms = event.started_at or stage.started_at, event.duration_ms
         self.end(stage, Status.FAILED)
@@ -162,7 +184,7 @@ class RunState(Reviving):
 
     def _stage_retried(self, event: ev.StageRetried) -> None:
         stage = self.find(event.path)
-        self._account(stage, event.usage)
+        self._account(stage, event)
         if isinstance(stage.body, TryState):
             self.next_round(stage, event.at)
             return
@@ -173,10 +195,21 @@ class RunState(Reviving):
 
     def _stage_lost(self, event: ev.StageLost) -> None:
         stage = self.find(event.path)
+        self._account(stage, event)
         self._release(stage)
         stage.lost += 1
         stage.attempt = event.attempt + 1
         stage.failure = event.failure
+        self.fresh.append(stage)
+        self.check(stage.scope)
+
+    def _stage_deferred(self, event: ev.StageDeferred) -> None:
+        stage = self.find(event.path)
+        self.purse.learn(event.path, stage.cheaper, event.need, event.usage is not None)
+        self._account(stage, event)
+        self._release(stage)
+        stage.base += 1  # it is no retry
+        stage.attempt = event.attempt + 1
         self.fresh.append(stage)
         self.check(stage.scope)
 
@@ -187,6 +220,7 @@ class RunState(Reviving):
 
     def _stage_cancelled(self, event: ev.StageCancelled) -> None:
         stage = self.find(event.path)
+        self._account(stage, event)
         stage.failure = event.failure
         self.end(stage, Status.CANCELLED)
         self.check(stage.scope)
@@ -197,13 +231,14 @@ class RunState(Reviving):
             stage.scope.busy += 1
         stage.status = Status.RUNNING
         stage.started_at = event.started_at
+        self.capped = self.capped or (event.plan is not None and self.plans[event.plan].capped)
         self.expand(stage, event)
 
     def _items_finished(self, event: ev.ItemsFinished) -> None:
         stage = self.find(event.path)
         body = stage.body
         assert isinstance(body, ForeachState)
-        self._account(stage, event.usage)
+        self._account(stage, event)
         body.chunks.append(Chunk(event.start, event.count, event.columns))
         body.done[event.start : event.start + event.count] = b"\x01" * event.count
         body.ended += event.count
@@ -216,6 +251,9 @@ class RunState(Reviving):
 
     def _stage_reopened(self, event: ev.StageReopened) -> None:
         stage = self.find(event.path)
+        for path, attempt in [ticket for ticket in self.purse.open if ticket[0][: len(event.path)] == event.path]:
+            # Nobody hears of that attempt any more: all that it was allowed counts as spent.
+            self.purse.settle((path, attempt), *self.purse.held((path, attempt)))
         self.reopen(stage, event.round)
         stage.edit = event.edit or stage.edit
         self.rounds = max(self.rounds, event.round)
@@ -247,10 +285,37 @@ class RunState(Reviving):
 
     # -- shared ----------------------------------------------------------------------------------
 
-    def _account(self, stage: StageState, usage: Usage | None) -> None:
+    def _account(self, stage: StageState, event: _Ending) -> None:
+        """An attempt ended: what it used is added, what was reserved for it is free again."""
+        usage = event.usage
         if usage is not None:
             stage.usage = usage if stage.usage is None else stage.usage + usage
             self.usage = usage if self.usage is None else self.usage + usage
+        if self.capped:
+            attempt = getattr(event, "attempt", 0)
+            self.purse.settle((event.path, attempt), self.budgets(stage), used(usage))
+
+    def budgets(self, stage: StageState) -> tuple[Key, ...]:
+        """The accounts that a stage is under: its own, those of the bodies and sub-pipelines around it, the run's."""
+        found: list[Key] = []
+        here: StageState | None = stage
+        while here is not None:
+            budget = here.stage.budget
+            if budget is not None and budget.limit:
+                key = ("stage", account_path(here.path))
+                self.purse.account(key, stage_name(key[1]), budget.limit)
+                found.append(key)
+            scope = here.scope
+            if scope.role is Role.PIPELINE and scope.plan.budget:
+                key = ("pipeline", scope.prefix)
+                self.purse.account(
+                    key, f"one call of {scope.plan.name} ({format_path(scope.prefix)})", scope.plan.budget
+                )
+                found.append(key)
+            here = scope.owner
+        if RUN in self.purse.accounts:
+            found.append(RUN)
+        return tuple(found)
 
     def _release(self, stage: StageState) -> None:
         if stage.status is Status.RUNNING:
@@ -329,6 +394,7 @@ _HANDLERS: dict[type, Callable[[RunState, Any], None]] = {
     ev.StageFailing: RunState._stage_failing,
     ev.StageRetried: RunState._stage_retried,
     ev.StageLost: RunState._stage_lost,
+    ev.StageDeferred: RunState._stage_deferred,
     ev.StageSkipped: RunState._stage_skipped,
     ev.StageCancelled: RunState._stage_cancelled,
     ev.StageExpanded: RunState._stage_expanded,

@@ -7,7 +7,7 @@ from flowmason.errors import Code, Failure, Retry
 from flowmason.ids import format_path
 from flowmason.policy import OnLost
 from flowmason.state.tree import StageState
-from flowmason.usage import Usage
+from flowmason.usage import Call, total
 
 
 def after_failure(
@@ -18,11 +18,11 @@ def after_failure(
     jitter: float,
     started_at: int = 0,
     duration_ms: float = 0.0,
-    usage: Usage | None = None,
+    calls: tuple[Call, ...] = (),
 ) -> ev.StageRetried | ev.StageFailed:
     """`stage.retried` where the policy allows another attempt, else `stage.failed`.
 
-    `now` in ms; `jitter` uniform in 0..1.
+    `now` in ms; `jitter` uniform in 0..1; `calls` are the attempt's model calls.
     """
     failure = failure.at(format_path(stage.path))
     policy = stage.stage.retry
@@ -31,23 +31,27 @@ def after_failure(
         delay = policy.delay_ms(made, jitter)
         if failure.retry == Retry.AFTER and failure.retry_after_ms is not None:
             delay = max(delay, failure.retry_after_ms)
-        return ev.StageRetried(path=stage.path, attempt=stage.attempt, failure=failure, at=now + delay, usage=usage)
+        return ev.StageRetried(
+            path=stage.path, attempt=stage.attempt, failure=failure, at=now + delay, usage=total(calls), calls=calls
+        )
     return ev.StageFailed(
         path=stage.path,
         attempt=stage.attempt,
         failure=failure,
         started_at=started_at,
         duration_ms=duration_ms,
-        usage=usage,
+        usage=total(calls),
+        calls=calls,
     )
 
 
-def after_loss(stage: StageState, failure: Failure) -> ev.StageLost | ev.StageFailed:
+def after_loss(stage: StageState, failure: Failure, calls: tuple[Call, ...] = ()) -> ev.StageLost | ev.StageFailed:
     """`stage.lost` where the attempt may be repeated, else `stage.failed`.
 
-    A lost unsafe call ends as `OUTCOME_UNKNOWN`; any other is repeated at most `Stage.lost_budget` times.
+    A lost unsafe call ends as `OUTCOME_UNKNOWN`; any other is repeated at most `Stage.lost_budget` times. `calls` are
+    what is known of the model calls that it made.
     """
-    failure = failure.at(format_path(stage.path))
+    failure, usage = failure.at(format_path(stage.path)), total(calls)
     if stage.stage.on_lost is OnLost.UNKNOWN:
         unknown = Failure(
             code=Code.OUTCOME_UNKNOWN,
@@ -57,10 +61,10 @@ def after_loss(stage: StageState, failure: Failure) -> ev.StageLost | ev.StageFa
             help="Look whether the effect happened. To run it again: fm resume RUN --rerun-unknown "
             + format_path(stage.path),
         )
-        return ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=unknown)
+        return ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=unknown, usage=usage, calls=calls)
     if stage.lost < stage.stage.lost_budget:
-        return ev.StageLost(path=stage.path, attempt=stage.attempt, failure=failure)
-    return ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=failure)
+        return ev.StageLost(path=stage.path, attempt=stage.attempt, failure=failure, usage=usage, calls=calls)
+    return ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=failure, usage=usage, calls=calls)
 
 
 def timed_out(path: str, timeout_ms: int) -> Failure:

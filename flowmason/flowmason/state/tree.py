@@ -90,6 +90,8 @@ class StageState:
     edit: PromptEdit | None = None
     """What it asks its model in this round, where somebody edited that."""
     lost: int = 0
+    cheaper: bool = False
+    """Whether its last attempt asked the cheaper model of its budget."""
     not_before: int = 0
     output: Value | None = None
     failure: Failure | None = None

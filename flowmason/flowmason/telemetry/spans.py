@@ -125,8 +125,13 @@ class _Telling:
             case ev.StageFailed(path=path, started_at=started, failure=failure):
                 self._stage_ended(path, "failed", started, _over(event, at), event.attempt, failure)
                 self._asked(path, event.attempt, event.usage, started or at, _over(event, at), failure)
+            case ev.StageDeferred(path=path):
+                span = self._stage(path, at)
+                span.happenings.append(Happening(ev.kind(event), at, {"flowmason.stage.attempt": event.attempt}))
+                self._asked(path, event.attempt, event.usage, span.start, at)
             case ev.StageCancelled(path=path):
                 self._stage_ended(path, "cancelled", 0, at, event.attempt)
+                self._asked(path, event.attempt, event.usage, at, at)
             case ev.ItemsFinished(path=path, started_at=started):
                 what: dict[str, Attribute] = {
                     "flowmason.items.start": event.start,
@@ -185,8 +190,7 @@ class _Telling:
             "error.message": event.failure.message[:_MOST_TEXT],
         }
         span.happenings.append(Happening(ev.kind(event), at, what))
-        if isinstance(event, ev.StageRetried):
-            self._asked(event.path, event.attempt, event.usage, span.start, at, event.failure)
+        self._asked(event.path, event.attempt, event.usage, span.start, at, event.failure)
 
     def _asked(
         self,

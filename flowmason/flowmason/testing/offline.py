@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flowmason.errors import Code, FlowMasonError
-from flowmason.providers.mock import MockProvider
+from flowmason.providers.mock import MODEL, MockProvider
 from flowmason.region.services import Services
 from flowmason.report import Region
 from flowmason.secrets import variable
@@ -65,5 +65,4 @@ def environ_of(setup: Setup, environ: Mapping[str, str]) -> dict[str, str]:
 def scripted(script: Script) -> MockProvider:
     """The model that a script describes."""
     answers: Any = {"*": script.answers} if isinstance(script.answers, str) else script.answers
-    options = {} if script.model is None else {"model": script.model}
-    return MockProvider(answers, delay_ms=script.delay_ms, **options)
+    return MockProvider(answers, delay_ms=script.delay_ms, model=script.model or MODEL)

@@ -130,7 +130,7 @@ def detail(row: RunRow, picture: RunPicture, values: ValueStore) -> dict[str, An
     }
 
 
-_OPTIONS = ("provider", "max_concurrency", "labels")
+_OPTIONS = ("provider", "max_concurrency", "budget", "labels")
 
 
 def summary(row: RunRow, options: dict[str, Any] | None = None) -> dict[str, Any]:

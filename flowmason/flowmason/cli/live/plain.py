@@ -11,6 +11,7 @@ from flowmason.cli.live.words import duration
 from flowmason.event import Recorded
 from flowmason.ids import RunId, format_path
 from flowmason.report import Report
+from flowmason.usage import limit_words
 
 _EVERY = 0.1
 """A foreach tells of each tenth of its items."""
@@ -65,6 +66,8 @@ class PlainView:
             return f"  ↻ {name}  attempt {event.attempt} failed: {event.failure.message}"
         if isinstance(event, ev.StageLost):
             return f"  ↻ {name}  attempt {event.attempt} was lost: {event.failure.message}"
+        if isinstance(event, ev.StageDeferred):
+            return f"  ↻ {name}  attempt {event.attempt} needs a larger allowance: {limit_words(event.need)}"
         if isinstance(event, ev.ItemsFinished):
             return self._items(path)
         if isinstance(event, ev.RunCancelling):

@@ -12,6 +12,15 @@ RunStatus = Literal["queued", "running", "paused", "completed", "failed", "cance
 Label = Annotated[str, Field(max_length=200)]
 
 
+class BudgetIn(Body):
+    """The most that a run may spend on models; the pipeline and the org may allow less."""
+
+    max_cost: Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")] | None = Field(
+        default=None, description="US dollars, as a decimal string."
+    )
+    max_tokens: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Prompts and answers together.")
+
+
 class RunOptions(Body):
     """How a run is to go."""
 
@@ -21,6 +30,7 @@ class RunOptions(Body):
     max_concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         default=None, description="How many stages may run at once."
     )
+    budget: BudgetIn | None = None
     labels: Annotated[dict[Label, Label], Field(max_length=50)] | None = Field(default=None, description="For people.")
 
 

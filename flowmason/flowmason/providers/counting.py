@@ -1,0 +1,76 @@
+"""Our own count of a model call: what it can use at worst, before it is made; what it used, where nobody told."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Decimal
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from flowmason.providers.prices import Price, price, price_of
+from flowmason.usage import Amount, Usage
+
+if TYPE_CHECKING:
+    from flowmason.model import ModelProvider, ModelRequest
+
+LONGEST_ANSWER = 4096
+"""Output tokens of a call under a budget that says no `max_tokens`, nor does its provider's configuration."""
+_ROUND_CALL = 256
+"""Tokens that a provider's template may add to what is sent."""
+_ROUND_TURN = 16
+_ROUND_SCHEMA = 512
+_NANODOLLARS_PER_TOKEN = 1000
+
+
+def estimate(request: ModelRequest, text: str) -> Usage:
+    """About what a call used that was asked `request` and gave `text`: four characters a token."""
+    asked = len(request.system_prompt or "") + sum(len(turn.content) for turn in request.conversation())
+    return Usage(input_tokens=-(-asked // 4), output_tokens=-(-len(text) // 4), calls=1, estimated=True)
+
+
+def estimated(provider: ModelProvider, request: ModelRequest, text: str) -> Usage:
+    """The same at the provider's price."""
+    model = request.model or provider.default_model
+    return price(provider.name, model, estimate(request, text), own=own_price(provider))
+
+
+def own_price(provider: ModelProvider) -> Price | None:
+    """The price that the project's configuration gives the provider."""
+    found: Price | None = getattr(provider, "own_price", None)
+    return found
+
+
+def bounded(provider: ModelProvider, request: ModelRequest) -> ModelRequest:
+    """The request with a bound on its answer: its own, its provider's configured one, or `LONGEST_ANSWER`."""
+    most = request.max_tokens or getattr(provider, "max_tokens", None) or LONGEST_ANSWER
+    return msgspec.structs.replace(request, max_tokens=int(most))
+
+
+def worst_case(provider: ModelProvider, request: ModelRequest) -> tuple[Amount, bool]:
+    """The most that a bounded request can use, and whether its price is known (else the money is 0).
+
+    No tokenizer makes more tokens of a text than it has UTF-8 bytes, so the bytes of all that is sent (prompts, turns,
+    schema, whatever else the request holds) bound the input, with some more for what providers wrap around it.
+    """
+    read = len(msgspec.json.encode(request)) + _ROUND_CALL + _ROUND_TURN * len(request.conversation())
+    if request.json_schema is not None:  # a server without schemas is told of it in words
+        read += len(msgspec.json.encode(request.json_schema)) + _ROUND_SCHEMA
+    written = request.max_tokens or LONGEST_ANSWER
+    found = own_price(provider) or price_of(provider.name, request.model or provider.default_model)
+    money = None if found is None else _dearest(found, read, written)
+    return Amount(money or 0, read + written), money is not None
+
+
+def _dearest(found: Price, read: int, written: int) -> int | None:
+    """Nano-dollars at the dearest of what such a call can cost; None where that is not known."""
+    tiers = [(found.input, found.output, found.cached, found.cache_write)]
+    long = found.long_prompt
+    if long is not None and read > long.above:
+        if long.input is None or long.output is None:
+            return None
+        tiers.append((long.input, long.output, long.cached, long.cache_write))
+    most = Decimal(0)
+    for input_, output, cached, cache_write in tiers:
+        dearest = max(each for each in (input_, cached, cache_write) if each is not None)
+        most = max(most, dearest * read + output * written)
+    return int((most * _NANODOLLARS_PER_TOKEN).to_integral_value(ROUND_CEILING))

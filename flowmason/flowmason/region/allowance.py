@@ -1,0 +1,127 @@
+"""What one attempt of a stage spends on models: every call is held at its worst case, made, and settled.
+
+An attempt under a budget has an allowance, reserved before it was sent out. A call that does not fit in what is left of
+it never leaves. While other calls of the attempt are under way it waits for them to settle; else the attempt is over,
+and comes back with a larger allowance if the budgets have one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from flowmason.errors import Code, FlowMasonError, StageError
+from flowmason.policy import Effect
+from flowmason.usage import Amount, Call, CallEnd, Limit, Usage, call_of, limit_words, total, used
+
+if TYPE_CHECKING:
+    from flowmason.model import ModelProvider, ModelRequest, ModelResponse
+    from flowmason.region.run import RegionRun
+    from flowmason.state import StageState
+
+
+class Spending:
+    """The model calls of one attempt. `short` is what it would have had to be allowed, once a call did not fit."""
+
+    def __init__(self, run: RegionRun, stage: StageState) -> None:
+        self.calls: list[Call] = []
+        self.short: Amount | None = None
+        self._run = run
+        self._stage = stage
+        self._limit: Limit | None = run.region.allowance
+        self._held = Amount()
+        self._spent = Amount()
+        self._settled = asyncio.Event()
+
+    @property
+    def usage(self) -> Usage | None:
+        """The sum of its calls so far."""
+        return total(self.calls)
+
+    async def ask(
+        self, provider: ModelProvider, request: ModelRequest, on_delta: Callable[[str], None]
+    ) -> ModelResponse:
+        """`provider.generate`, accounted. Raises `FlowMasonError` (`BUDGET_EXCEEDED`, `PRICE_UNKNOWN`) where the call
+        may not be made."""
+        held = Amount()
+        if self._run.region.capped:
+            request, held = await self._hold(provider, request)
+        heard: list[str] = []
+
+        def listen(text: str) -> None:
+            heard.append(text)
+            on_delta(text)
+
+        try:
+            response = await provider.generate(request, listen)
+        except BaseException as error:
+            self._settle(held, self._broken(provider, request, "".join(heard), error))
+            raise
+        self._settle(held, call_of(response.usage, provider.name, response.model))
+        return response
+
+    def answered(self, provider: str, model: str) -> None:
+        """A call was answered without asking the provider (`cached`)."""
+        self._record(Call(provider=provider, model=model, end=CallEnd.CACHED))
+
+    def _broken(self, provider: ModelProvider, request: ModelRequest, text: str, error: BaseException) -> Call:
+        from flowmason.providers.counting import estimated
+
+        model = request.model or provider.default_model
+        if not text and isinstance(error, Exception):
+            return Call(provider=provider.name, model=model, end=CallEnd.FAILED)
+        return call_of(estimated(provider, request, text), provider.name, model, CallEnd.ABORTED)
+
+    async def _hold(self, provider: ModelProvider, request: ModelRequest) -> tuple[ModelRequest, Amount]:
+        from flowmason.providers.counting import bounded, worst_case
+
+        stage, limit = self._stage.stage, self._limit
+        if stage.effect is Effect.PURE:
+            raise StageError(
+                f"{stage.component} is pure and asks a model; under a budget only components with an effect may",
+                code=Code.NOT_SUPPORTED,
+                help='Declare effect="idempotent" on the component: pure work may be repeated without a record.',
+            )
+        assert limit is not None
+        request = bounded(provider, request)
+        worst, known = worst_case(provider, request)
+        if not known and limit.nanodollars is not None:
+            raise FlowMasonError(
+                f"what {provider.name}/{request.model or provider.default_model} costs is not known, and the call is "
+                "under a budget in dollars",
+                code=Code.PRICE_UNKNOWN,
+                help=f'Say it in flowmason.json: "providers": {{"{provider.name}": {{"extra": {{"price": '
+                '{"input": "0.15", "output": "0.60"}}}}, in dollars per million tokens; or set max_tokens instead of '
+                "max_cost.",
+            )
+        while not limit.fits(self._spent + self._held + worst):
+            if not self._held:
+                raise self._too_much(worst, limit)
+            self._settled.clear()
+            await self._settled.wait()
+        self._held += worst
+        return request, worst
+
+    def _too_much(self, worst: Amount, limit: Limit) -> FlowMasonError:
+        need = self._spent + worst
+        if self._stage.stage.effect is not Effect.UNSAFE:
+            self.short = need if self.short is None else self.short.most(need)
+        left = limit.less(self._spent)
+        return FlowMasonError(
+            f"a model call may use {limit_words(limit.of(worst))}, and {limit_words(left)} are left of the stage's "
+            "allowance",
+            code=Code.BUDGET_EXCEEDED,
+            help="Raise the budget, or lower max_tokens in llm_settings: a call is held at the longest answer that it "
+            "may give.",
+        )
+
+    def _settle(self, held: Amount, call: Call) -> None:
+        self._held -= held
+        self._spent += used(call.usage)
+        self._settled.set()
+        self._record(call)
+
+    def _record(self, call: Call) -> None:
+        self.calls.append(call)
+        self._run.spent(self._stage.path, self._stage.attempt, len(self.calls), call)

@@ -1,0 +1,66 @@
+"""`fm run --max-cost` and `--max-tokens`, with the mock provider's price."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from fm_project import Fm, Project
+
+MOCK = {"max_tokens": 200, "extra": {"price": {"input": "1000", "output": "2000"}}}
+LINE = {
+    "name": "line",
+    "version": "1.0.0",
+    "stages": [
+        {"id": "one", "component_type": "generator", "config": {"prompt": "one two three"}},
+        {"id": "two", "component_type": "generator", "config": {"prompt": "{{upstream.one.content}}"}},
+    ],
+}
+
+
+@pytest.fixture
+def line(project: Project) -> Project:
+    return _configured(project)
+
+
+def _configured(project: Project, **more: Any) -> Project:
+    manifest = project.root / "flowmason.json"
+    settings = json.loads(manifest.read_text())
+    settings["providers"] = {"default": "mock", "mock": MOCK}
+    manifest.write_text(json.dumps({**settings, **more}))
+    project.pipeline(LINE)
+    return project
+
+
+def test_a_run_that_fits_says_what_it_cost(line: Project, fm: Fm) -> None:
+    answer = fm("run", "line", "--max-cost", "5", "--json")
+    assert answer.code == 0, answer
+    usage = answer.json["usage"]
+    assert usage["calls"] == 2
+    assert float(usage["cost"]) == pytest.approx((usage["input_tokens"] + 2 * usage["output_tokens"]) / 1000)
+
+
+def test_a_run_that_does_not_fit_fails_before_the_call(line: Project, fm: Fm) -> None:
+    answer = fm("run", "line", "--max-cost", "0.40", "--json")
+    assert answer.code == 1, answer
+    assert answer.json["error"]["code"] == "BUDGET_EXCEEDED"
+    assert answer.json["error"]["details"]["limit_nanodollars"] == 400_000_000
+    assert answer.json["usage"]["calls"] == 0
+
+
+def test_tokens_are_limited_too(line: Project, fm: Fm) -> None:
+    assert fm("run", "line", "--max-tokens", "10").code == 1
+    assert fm("run", "line", "--max-tokens", "100000").code == 0
+
+
+def test_a_projects_budget_holds_whatever_the_flag_says(project: Project, fm: Fm) -> None:
+    _configured(project, budget={"max_cost": "0.01"})
+    answer = fm("run", "line", "--max-cost", "5", "--json")
+    assert (answer.code, answer.json["error"]["code"]) == (1, "BUDGET_EXCEEDED")
+
+
+def test_an_amount_that_is_none_is_refused(line: Project, fm: Fm) -> None:
+    answer = fm("run", "line", "--max-cost", "much")
+    assert answer.code == 2 and "0.50" in answer.err
