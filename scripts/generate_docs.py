@@ -49,8 +49,8 @@ CODES = {
     "INFEASIBLE_RESOURCES": "No machine has what the stage asks for.",
     "RESOURCE_EXHAUSTED": "Memory, or a limit on sizes, is used up.",
     "VALUE_MISSING": "A stored value is not in the store any more.",
-    "BUDGET_EXCEEDED": "A stage's model calls do not fit in what may be spent; `details` hold the limit, what was spent, "
-    "what is reserved and what is needed.",
+    "BUDGET_EXCEEDED": "A stage's model calls do not fit in what may be spent; `details` hold the limit, what was "
+    "spent, what is reserved and what is needed.",
     "PRICE_UNKNOWN": "A model without a known price was to be asked under a budget in dollars; it was not.",
     "PIPELINE_NOT_FOUND": "There is no such pipeline, or the name fits several.",
     "PIPELINE_DEPTH": "Sub-pipelines are nested more than 20 deep.",
