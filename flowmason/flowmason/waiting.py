@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from flowmason.allowing import Held, allow
 from flowmason.errors import Code
 from flowmason.ids import StageId, format_path
+from flowmason.policy import Effect
 from flowmason.state import ForeachState, RunState, StageState, Status
 
 MOST_STAGES = 100
@@ -47,6 +49,8 @@ class Cause(StrEnum):
     """The run has more ready stages than may run at once."""
     DEPENDENCY = "DEPENDENCY"
     """Stages that come first have not ended."""
+    BUDGET = "BUDGET"
+    """What its model calls may cost does not fit now, and may when calls under way have settled."""
     RESOURCES = "RESOURCES"
     """No worker can ever run the stage."""
 
@@ -223,12 +227,12 @@ def _told(stage: StageState) -> bool:
 
 
 def _stage(stage: StageState, state: RunState, facts: Facts, causes: list[Why], crowd: _Crowd) -> StageWhy:
-    found = _cause(stage, facts, causes, crowd)
+    found = _cause(stage, state, facts, causes, crowd)
     fields: dict[str, Any] = msgspec.structs.asdict(found)
     return StageWhy(path=format_path(stage.path), status=str(stage.status), **fields)
 
 
-def _cause(stage: StageState, facts: Facts, causes: list[Why], crowd: _Crowd) -> Why:
+def _cause(stage: StageState, state: RunState, facts: Facts, causes: list[Why], crowd: _Crowd) -> Why:
     if stage.ended:
         assert stage.failure is not None
         return Why(code=Cause.RESOURCES, explanation=stage.failure.message)
@@ -247,6 +251,11 @@ def _cause(stage: StageState, facts: Facts, causes: list[Why], crowd: _Crowd) ->
         return _delay(stage, facts.now)
     if causes:
         return causes[0]
+    if state.capped and stage.stage.effect is not Effect.PURE:
+        held = allow(state, stage)
+        if isinstance(held, Held):
+            text = f"The budget of {held.budget} is reserved for calls under way; what they do not use is free again."
+            return Why(code=Cause.BUDGET, explanation=text)
     if crowd.full:
         text = f"The run may have {crowd.limit} stages under way at once; {crowd.ready} are ready."
         return Why(code=Cause.MAX_CONCURRENCY, explanation=text, count=crowd.ready)

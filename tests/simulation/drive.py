@@ -18,7 +18,8 @@ from flowmason.journal_memory import MemoryJournal
 from flowmason.plan import Plan
 from flowmason.policy import Effect
 from flowmason.state import RunState, fold
-from simulation import debugging
+from flowmason.usage import Amount
+from simulation import budgets, debugging
 from simulation.pipelines import random_plan
 from simulation.virtual import run_virtual
 from simulation.world import SimExecutor, World
@@ -55,7 +56,8 @@ def simulate(seed: int, *, trouble: bool = True) -> Outcome:
 async def _simulate(seed: int, trouble: bool) -> Outcome:
     rng = random.Random(f"{seed}/drive")
     plan = random_plan(seed)
-    world = World(seed, trouble=trouble)
+    money = budgets.drawn(seed)
+    world = World(seed, trouble=trouble, bank=None if money is None else budgets.Bank(seed))
     loop = asyncio.get_running_loop()
     crashed = asyncio.Event()
     budget = rng.choice((0, 0, 1, 2, 3)) if trouble else 0
@@ -101,7 +103,8 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
 
     looked_at = random.Random(f"{seed}/debugging")
     debug = debugging.drawn(looked_at, plan) if trouble else None
-    run_id = world.first_run = await submit(plan, debug, max_concurrency=rng.choice((None, 1, 4)))
+    options: dict[str, Any] = {} if money is None else {"budget": money}
+    run_id = world.first_run = await submit(plan, debug, max_concurrency=rng.choice((None, 1, 4)), **options)
     somebody = debugging.Somebody(journal, run_id, plan, ids, now)
     neighbours: dict[RunId, Plan] = {}
     for number in range(random.Random(f"{seed}/neighbours").choice((0, 0, 2, 5))):
@@ -171,6 +174,8 @@ async def _outcome(seed: int, journal: MemoryJournal, run_id: RunId, plan: Plan,
     assert row is not None
     outcome = Outcome(seed, row.status, await journal.read(run_id), plan, crashes, world.shared)
     outcome.problems = check(outcome)
+    billed = Amount() if world.bank is None else world.bank.billed[run_id]
+    outcome.problems += budgets.kept(outcome.events, plan, billed)
     return outcome
 
 

@@ -63,6 +63,7 @@ class Maker:
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(f"{seed}/pipeline")
+        self._budgets = random.Random(f"{seed}/budgets of stages")
         self._count = 0
         self.stages: list[dict[str, Any]] = []
 
@@ -101,6 +102,8 @@ class Maker:
         if rng.random() < 0.04:
             config["fails"] = True
         stage = {"id": name, "component": kind, "config": config, "depends_on": self._some(here)}
+        if self._budgets.random() < 0.1:
+            stage["budget"] = {"max_tokens": self._budgets.choice((500, 2_000, 20_000))}
         self.stages.append(stage)
         return [name]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from flowmason.event import kind
 from simulation.drive import simulate
 
 FIRST = int(os.environ.get("FLOWMASON_SIM_FIRST", "0"))
@@ -79,3 +80,16 @@ def test_a_seed_gives_the_same_journal_under_any_hash_seed() -> None:
         for seed in ("1", "2")
     }
     assert len(printed) == 1
+
+
+def test_budgets_bite_and_calls_are_lost() -> None:
+    kinds: Counter[str] = Counter()
+    for seed in range(150):
+        for item in simulate(seed).events:
+            event = item.event
+            kinds[kind(event)] += 1
+            kinds.update(str(call.end) for call in getattr(event, "calls", ()))
+            failure = getattr(event, "failure", None)
+            kinds.update([failure.code] if failure is not None else [])
+    assert min(kinds[name] for name in ("stage.deferred", "answered", "failed", "aborted", "lost")) > 0, kinds
+    assert kinds["BUDGET_EXCEEDED"] > 10, kinds

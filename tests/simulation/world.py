@@ -18,6 +18,7 @@ from flowmason.region import Worker
 from flowmason.region.run import RegionRun
 from flowmason.report import Ended, Region, Report
 from flowmason.secrets import Masker
+from simulation.budgets import Bank
 
 
 class MemoryValues:
@@ -76,6 +77,9 @@ class _Component:
             path = f"{context.run_id}/{path}"
         rng = random.Random(f"{self._world.seed}/{path}/{context.round}/{context.attempt}")
         effect = self._ref.name != "pure"
+        if effect and self._world.bank is not None:
+            for number in range(rng.choice((0, 1, 1, 2, 3))):
+                await context.llm.generate(f"{context.run_id} {path} {number} " + "please " * rng.choice((0, 9, 40)))
         if effect:
             self._world.ledger.starts[f"{path}#{context.round}#{context.attempt}"] += 1
         await asyncio.sleep(rng.choice((0.0, 0.0, 0.001, 0.05, 1.0)))
@@ -103,6 +107,7 @@ class SimWorker(Worker):
         self._scopes = {}
         self._rng = random.Random(f"{world.seed}/worker")
         self._active = set()  # type: ignore[assignment]
+        self.services = world.bank  # type: ignore[assignment]
 
     def _beat(self, run: RegionRun) -> None:
         self._active.add(run)
@@ -173,12 +178,13 @@ class _Call:
 class World:
     """Everything outside the conductor and the journal; survives both."""
 
-    def __init__(self, seed: int, *, trouble: bool = True) -> None:
+    def __init__(self, seed: int, *, trouble: bool = True, bank: Bank | None = None) -> None:
         self.seed = seed
         self.rng = random.Random(f"{seed}/world")
         self.trouble = trouble
         self.values = MemoryValues()
         self.ledger = Ledger()
+        self.bank = bank
         self.worker = SimWorker(self)
         self.host_calls: dict[str, _Call] = {}
         self.calls: dict[str, _Call] = {}

@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
-from compiling_kit import build, echo
+from compiling_kit import build, echo, read
 from flowmason import event as ev
 from flowmason import value
+from flowmason.compiler import compile_pipeline
 from flowmason.debug import view
 from flowmason.errors import Code, Failure
 from flowmason.ids import RunId
 from flowmason.plan import Plan
+from flowmason.registry import find_components
 from flowmason.state import RunState
+from flowmason.usage import Limit
 from flowmason.waiting import MOST_STAGES, Answer, Cause, Facts, why
 
 NOW = 1_000_000
@@ -117,6 +120,15 @@ def test_more_ready_stages_than_may_run_at_once() -> None:
     assert set(stages(wide).values()) == {Cause.MAX_CONCURRENCY}
     assert "may have 2 stages" in wide.stages[0].explanation and not wide.waiting
     assert set(stages(why(state_of(STARTED, plan=plan), facts())).values()) == {Cause.READY}
+
+
+def test_a_stage_whose_budget_is_reserved_by_others() -> None:
+    document = {"stages": [{"id": name, "component_type": "generator", "config": {"prompt": "p"}} for name in "ab"]}
+    plan = compile_pipeline(read({"name": "p", **document}), find_components(None))
+    begun = ev.StageStarted(path=("a",), attempt=1, epoch=1, allowance=Limit(None, 990))
+    found = why(state_of(STARTED, begun, plan=plan, options={"budget": {"max_tokens": 1000}}), facts())
+    assert stages(found) == {"a": Cause.UNDER_WAY, "b": Cause.BUDGET}
+    assert "The budget of the run is reserved" in found.stages[1].explanation
 
 
 def test_a_stage_that_runs_and_one_that_waits_for_it() -> None:

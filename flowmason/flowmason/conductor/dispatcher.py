@@ -129,6 +129,8 @@ class Dispatcher:
                 cheap[placement(stage)].append(stage)
             else:
                 self._one(stage, room, clock, done)
+            if done.events and isinstance(done.events[-1], ev.StageFailed):
+                return done  # what it brings down with it must not be started any more
         for where, stages in cheap.items():
             if stages:
                 self._share(stages, where, room, clock, done)

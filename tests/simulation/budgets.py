@@ -1,0 +1,92 @@
+"""Money in the simulation: a provider that bills, budgets that are drawn, and what must hold after every event."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from decimal import Decimal
+from typing import Any
+
+from flowmason.event import Recorded
+from flowmason.ledger import entries
+from flowmason.model import ModelRequest, ModelResponse, OnDelta
+from flowmason.plan import Plan
+from flowmason.providers.counting import estimated, worst_case
+from flowmason.providers.prices import Price, price
+from flowmason.state import RunState
+from flowmason.usage import Amount, Usage, used
+
+
+class Bank:
+    """A provider in virtual time; its books live as long as the world. It bills up to the worst case, whoever hears."""
+
+    name, default_model = "bank", "m"
+    own_price = Price(Decimal("3"), Decimal("15"))
+    max_tokens = 100
+    default_provider = "bank"
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(f"{seed}/bank")
+        self.billed: dict[str, Amount] = defaultdict(Amount)
+        """Run → what it was billed."""
+
+    def provider(self, name: str, region: Any) -> Bank:
+        return self
+
+    async def generate(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelResponse:
+        rng = self._rng
+        run_id = request.prompt.split()[0]
+        if rng.random() < 0.1:
+            raise ConnectionError("the bank is closed")
+        if on_delta is not None:
+            on_delta("a few words")
+        try:
+            await asyncio.sleep(rng.choice((0.0, 0.01, 0.2, 2.0)))
+        except asyncio.CancelledError:
+            self.billed[run_id] += used(estimated(self, request, "a few words"))
+            raise
+        most = (request.max_tokens or 0) if rng.random() < 0.3 else 20
+        worst, _ = worst_case(self, request)
+        read = rng.randint(1, worst.tokens - (request.max_tokens or 0))
+        usage = price(
+            "bank", "m", Usage(input_tokens=read, output_tokens=rng.randint(0, most), calls=1), own=self.own_price
+        )
+        self.billed[run_id] += used(usage)
+        return ModelResponse("a few words more", "m", "stop", usage)
+
+    async def close(self) -> None:
+        pass
+
+
+def drawn(seed: int) -> dict[str, Any] | None:
+    """The budget of a run; None: it has none, and asks no models."""
+    rng = random.Random(f"{seed}/budgets")
+    if rng.random() < 0.6:
+        return None
+    found: dict[str, Any] = {}
+    if rng.random() < 0.7:
+        found["max_cost"] = rng.choice(("0.002", "0.01", "0.05", "1"))
+    if not found or rng.random() < 0.5:
+        found["max_tokens"] = rng.choice((600, 3_000, 50_000))
+    return found
+
+
+def kept(events: list[Recorded], plan: Plan, billed: Amount) -> list[str]:
+    """No limit is passed in any state; the ledger is what the usage adds up to; nobody was billed more than we know."""
+    state = RunState(events[0].run_id, plan)
+    problems = []
+    for item in events:
+        state.apply(item.event, seq=item.seq, at=item.at)
+        for account in state.purse.accounts.values():
+            if not account.limit.fits(account.spent + account.reserved):
+                problems.append(f"{account.name} passes its limit at {item.seq}: {account}")
+    if state.ended and state.purse.open:
+        problems.append(f"reservations are left open: {state.purse.open}")
+    ledger = sum((used(entry.call.usage) for entry in entries([item.event for item in events], 1)), Amount())
+    if ledger != used(state.usage):
+        problems.append(f"the ledger says {ledger}, the usage {state.usage}")
+    for account in state.purse.accounts.values():
+        if account.name == "the run" and not account.limit.fits(billed):
+            problems.append(f"the run was billed {billed} under {account.limit}")
+    return problems
