@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowmason import event as ev
+from flowmason.errors import Code
 from flowmason.event import Recorded, decode_events, encode_events
 from flowmason.state import RunState, Status, admits, decide, fold
 from journals.golden import snapshot
@@ -59,6 +60,13 @@ def test_a_prefix_and_then_the_rest_is_the_whole(seed: int, share: float) -> Non
     assert snapshot(state) == snapshot(state_of(outcome, outcome.events))
 
 
+def _refused(state: RunState, event: Any) -> bool:
+    """Whether the conductor itself ended a stage that its budgets have no room for, before it was begun."""
+    if not isinstance(event, ev.StageFailed) or event.failure.code != Code.BUDGET_EXCEEDED:
+        return False
+    return state.find(event.path).status is Status.PENDING
+
+
 @FEW
 @given(SEEDS)
 def test_what_was_recorded_is_admitted_once_and_not_again(seed: int) -> None:
@@ -66,7 +74,7 @@ def test_what_was_recorded_is_admitted_once_and_not_again(seed: int) -> None:
     state = RunState(outcome.events[0].run_id, outcome.plan)
     for each in outcome.events:
         event: Any = each.event
-        if isinstance(event, PROPOSED):
+        if isinstance(event, PROPOSED) and not _refused(state, event):
             assert admits(state, event) is None, (each.seq, event)
         state.apply(event, seq=each.seq, at=each.at)
         if isinstance(event, PROPOSED):
