@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from flowmason.database.connections import API_ROLE
 from flowmason.errors import Code, JournalError, UsageError
 from flowmason.event import RunStarted, RunSubmitted
 from flowmason.ids import LOCAL_ORG, OrgId, PlanId, RunId, sha256
 from flowmason.journal_sql import SqlJournal
 from flowmason.journal_sql.tenant import OrgRuns, Position, RunStore
 from flowmason.report import Delta, LogLine
+from flowmason.studio.roles import ensure_api_role
 from flowmason.value import inline
 from journal_samples import ME, PLAN, PLAN_ID, SQL, append, claimed, command, ended, finished, new_run
 
@@ -26,7 +26,7 @@ OTHER_ORG = OrgId("org_other")
 async def runs_store(sql: SqlJournal) -> AsyncIterator[RunStore]:
     """The same database under the role of those who serve requests."""
     if sql.url.startswith("postgresql"):
-        make_role(sql.url)
+        ensure_api_role(sql.url)
     opened = RunStore.open(sql.url, role="api", patience_s=20)
     yield opened
     await opened.close()
@@ -40,18 +40,6 @@ def runs(runs_store: RunStore) -> OrgRuns:
 @pytest.fixture
 def theirs(runs_store: RunStore) -> OrgRuns:
     return runs_store.org(OTHER_ORG)
-
-
-def make_role(url: str) -> None:
-    import psycopg
-
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        if connection.execute("SELECT 1 FROM pg_roles WHERE rolname=%s", (API_ROLE,)).fetchone() is None:
-            connection.execute(f"CREATE ROLE {API_ROLE} NOLOGIN".encode())
-        connection.execute(
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {API_ROLE};"
-            f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {API_ROLE}".encode()
-        )
 
 
 async def test_a_run_is_submitted_once_under_its_key_and_read_back(runs: OrgRuns) -> None:

@@ -14,13 +14,22 @@ BY_HAND = (
     f"GRANT {API_ROLE} TO CURRENT_USER",
 )
 """What only a user with CREATEROLE (or a superuser) may do; once per server, and once per user."""
+APPEND_ONLY = ("audit_log", "frames", "plans", "run_values")
+"""What the API adds to and reads, and never changes: rows of runs that are deleted go by the run's own row."""
+READ_ONLY = ("alembic_version", "conductors", "side_lines", "usage_ledger")
+"""What only the owner writes."""
 GRANTS = (
+    f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {API_ROLE}",
     f"GRANT USAGE ON SCHEMA public TO {API_ROLE}",
     f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {API_ROLE}",
+    f"REVOKE UPDATE, DELETE ON {', '.join(APPEND_ONLY)} FROM {API_ROLE}",
+    f"REVOKE INSERT, UPDATE, DELETE ON {', '.join(READ_ONLY)} FROM {API_ROLE}",
+    # A version that is kept never changes; which one is published does.
+    f"REVOKE UPDATE ON pipeline_versions FROM {API_ROLE}",
+    f"GRANT UPDATE (published_at) ON pipeline_versions TO {API_ROLE}",
     f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {API_ROLE}",
-    f"REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {API_ROLE}",
 )
-"""What the owner of the tables may do; again after every migration."""
+"""What the owner of the tables may do; in one transaction, and again after every migration."""
 
 
 def ensure_api_role(url: str) -> None:
@@ -39,8 +48,15 @@ def ensure_api_role(url: str) -> None:
         member = "SELECT pg_has_role(current_user, ?, 'MEMBER')"
         if not connection.run(member, (API_ROLE,)).fetchall()[0][0]:
             connection.run(BY_HAND[1])
-        for statement in GRANTS:
-            connection.run(statement)
+        # In one transaction: at no time does the API have more, or nothing.
+        connection.begin(durable=True)
+        try:
+            for statement in GRANTS:
+                connection.run(statement)
+            connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
     except FlowMasonError:
         raise
     except Exception as error:
