@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
 from flowmason.event import Event
 from flowmason.ids import StagePath
-from flowmason.usage import Call, CallEnd
+from flowmason.usage import Call, CallEnd, dollars
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -98,3 +99,9 @@ def in_order(found: Iterable[UsageSum]) -> list[UsageSum]:
     """The latest day first, then by pipeline, provider and model."""
     ordered = sorted(found, key=lambda each: (each.pipeline, each.provider, each.model))
     return sorted(ordered, key=lambda each: each.day, reverse=True)
+
+
+def told(found: UsageSum) -> dict[str, Any]:
+    """A sum as people and programs are told it: money as a decimal string."""
+    fields = msgspec.structs.asdict(found)
+    return {**fields, "cost": dollars(fields.pop("cost_nanodollars"))}

@@ -64,3 +64,20 @@ def test_a_projects_budget_holds_whatever_the_flag_says(project: Project, fm: Fm
 def test_an_amount_that_is_none_is_refused(line: Project, fm: Fm) -> None:
     answer = fm("run", "line", "--max-cost", "much")
     assert answer.code == 2 and "0.50" in answer.err
+
+
+def test_usage_is_added_up_over_runs_by_day_pipeline_and_model(line: Project, fm: Fm) -> None:
+    assert fm("usage").code == 0
+    costs = [fm("run", "line", "--json").json["usage"] for _ in range(2)]
+    found = fm("usage", "--json").json
+    (item,) = found["items"]
+    assert (item["pipeline"], item["provider"], item["model"], item["calls"]) == ("line", "mock", "mock-1", 4)
+    assert item["input_tokens"] == sum(cost["input_tokens"] for cost in costs)
+    assert float(item["cost"]) == pytest.approx(sum(float(cost["cost"]) for cost in costs))
+    assert found["total"]["calls"] == 4
+    assert fm("runs", "prune", "--older-than", "0s").code == 0
+    assert fm("usage", "--by", "model", "--json").json["total"]["cost"] == found["total"]["cost"]
+    shown = fm("usage", "--by", "pipeline")
+    assert "line" in shown.out and "$" in shown.out
+    assert fm("usage", "--by", "moon").code == 2
+    assert fm("usage", "--pipeline", "other", "--json").json == {"items": [], "total": None}

@@ -95,6 +95,7 @@ ROUTES: dict[str, Wall] = {
     "runs_why": Wall(P.RUNS_READ),
     "metrics": Wall(P.STATS_READ, None, OWN),
     "stats": Wall(P.STATS_READ, None, OWN),
+    "usage": Wall(P.STATS_READ, None, OWN),
     "debug_run": Wall(P.DEBUG_CONTROL, {}, (422,)),
     "debug_breakpoints": Wall(P.DEBUG_CONTROL, {"breakpoints": []}),
     "debug_exceptions": Wall(P.DEBUG_CONTROL, {"filters": []}),

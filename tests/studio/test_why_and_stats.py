@@ -147,3 +147,22 @@ def limited(studio: Studio, most: int | None) -> None:
             scope.add(schema.org_limits, max_concurrent_runs=most, max_queued_runs=None, weight=1)
         else:
             scope.change(schema.org_limits, max_concurrent_runs=most)
+
+
+def test_usage_is_told_by_day_pipeline_and_model_and_outlives_its_runs(studio: Studio) -> None:
+    asked = {"id": "ask", "component_type": "generator", "config": {"prompt": "one two"}}
+    asked["llm_settings"] = {"provider": "mock"}
+    pipeline = made(studio, {"name": "asks", "version": "1.0.0", "stages": [asked]})["id"]
+    run = started(studio, pipeline, options={"budget": {"max_tokens": 500_000}})["id"]
+    with conducting(studio.services.settings):
+        ended(studio, run)
+    detail = studio.client.get(f"/api/v1/runs/{run}", headers=studio.headers(Role.VIEWER)).json()
+    assert (detail["status"], detail["options"]["budget"]) == ("completed", {"max_tokens": 500_000})
+    assert studio.client.delete(f"/api/v1/runs/{run}", headers=studio.headers(Role.ADMIN)).status_code == 204
+    answer = studio.client.get("/api/v1/usage?days=2", headers=studio.headers(Role.VIEWER))
+    assert answer.status_code == 200, answer.text
+    (item,) = answer.json()["items"]
+    assert (item["pipeline"], item["provider"], item["calls"], item["cost"]) == ("asks", "mock", 1, "0")
+    assert item["input_tokens"] == detail["usage"]["input_tokens"] > 0
+    other = studio.client.get("/api/v1/usage?pipeline=none", headers=studio.headers(Role.VIEWER))
+    assert other.json() == {"items": [], "next_cursor": None}

@@ -71,3 +71,28 @@ class Stats(BaseModel):
     duration_ms: Durations
     usage: UsageOut
     by_day: list[Day] = Field(description="The oldest first; days without runs are left out.")
+
+
+class UsageSum(BaseModel):
+    """What the model calls of one day, pipeline and model add up to."""
+
+    day: str = Field(description="UTC.")
+    pipeline: str
+    provider: str
+    model: str
+    calls: int = Field(description="All but those that failed or were answered from a cache.")
+    failed: int
+    cached: int = Field(description="Answered from a cache.")
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = Field(description="Of the input: read from the provider's prompt cache.")
+    cost: str = Field(description="US dollars, of the calls whose price is known.")
+    unpriced: int = Field(description="Calls at an unknown price.")
+    estimated: int = Field(description="Calls that are our own count.")
+
+
+class UsagePage(BaseModel):
+    """The latest day first."""
+
+    items: list[UsageSum]
+    next_cursor: str | None

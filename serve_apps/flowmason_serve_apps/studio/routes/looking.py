@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query
 
 from flowmason.assembly.outcome import moment
 from flowmason.ids import RunId
+from flowmason.ledger import day_of, told
 from flowmason.waiting import Why
 from flowmason_serve_apps.studio import counting, reasons
 from flowmason_serve_apps.studio.models import looking as models
@@ -47,6 +48,20 @@ async def stats(
     found = await asyncio.to_thread(counting.count, kept)
     complete = len(rows) == len(kept)
     return models.Stats(days=days, since=moment(since) or "", counted=len(kept), complete=complete, **found)
+
+
+@router.get("/usage", operation_id="usage")
+async def usage(
+    services: Given,
+    caller: StatsReader,
+    days: Annotated[int, Query(ge=1, le=366, description="How many days back, today included.")] = 30,
+    pipeline: Annotated[str | None, Query(max_length=200, description="Only of this pipeline.")] = None,
+) -> models.UsagePage:
+    """What the org's model calls used and cost, by day, pipeline and model; those of deleted runs included."""
+    now = services.now()
+    runs = services.runs.org(caller.org_id)
+    found = await runs.usage(day_of(now - (days - 1) * _DAY_MS), day_of(now), pipeline)
+    return models.UsagePage(items=[models.UsageSum(**told(each)) for each in found], next_cursor=None)
 
 
 def _plain(cause: Why) -> dict[str, Any]:

@@ -1,0 +1,112 @@
+"""`fm usage`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from flowmason.cli import console
+from flowmason.cli.studio_org import Json, Studio, TargetOrg
+
+BY = ("day", "pipeline", "model")
+_SUMMED = ("calls", "failed", "cached", "input_tokens", "output_tokens", "cached_tokens", "unpriced", "estimated")
+_MS = 24 * 3600 * 1000
+
+
+def usage(
+    days: Annotated[int, typer.Option("--days", min=1, max=366, help="How many days back, today included (UTC).")] = 30,
+    pipeline: Annotated[str | None, typer.Option("--pipeline", "-p", metavar="NAME", help="Only of this one.")] = None,
+    by: Annotated[
+        str, typer.Option("--by", metavar="KEYS", help="What is added up: some of day, pipeline, model, with commas.")
+    ] = "day,pipeline,model",
+    studio: Studio = False,
+    target_org: TargetOrg = None,
+    as_json: Json = False,
+) -> None:
+    """What models were asked: calls, tokens and dollars, by day, pipeline and model.
+
+    It counts every call of every run, also of runs that are deleted by now.
+
+    Examples:
+      fm usage
+      fm usage --days 7 --by model
+      fm usage --pipeline triage --studio --json
+    """
+    keys = [console.choice(key.strip(), BY, "--by") for key in by.split(",") if key.strip()]
+    there = studio or target_org is not None
+    rows = _there(target_org, days, pipeline) if there else console.run_async(_here(days, pipeline))
+    items = _summed(rows, keys)
+    total = _summed(rows, [])
+    if as_json:
+        console.print_json({"items": items, "total": total[0] if total else None})
+        return
+    if not items:
+        console.say(f"no model was asked within {days} days")
+        return
+    _table(items, total[0], keys)
+
+
+async def _here(days: int, pipeline: str | None) -> list[dict[str, Any]]:
+    import time
+
+    from flowmason.cli.runs import stores_here
+    from flowmason.ids import LOCAL_ORG
+    from flowmason.ledger import day_of, told
+
+    now = int(time.time() * 1000)
+    async with stores_here() as stores:
+        found = await stores.journal.usage(LOCAL_ORG, day_of(now - (days - 1) * _MS), day_of(now), pipeline)
+    return [told(each) for each in found]
+
+
+def _there(alias: str | None, days: int, pipeline: str | None) -> list[dict[str, Any]]:
+    from flowmason.cli.studio_org import client_of
+
+    with client_of(alias) as client:
+        only = {"pipeline": pipeline} if pipeline is not None else {}
+        found: list[dict[str, Any]] = client.get("/usage", days=days, **only)["items"]
+    return found
+
+
+def _summed(rows: list[dict[str, Any]], keys: list[str]) -> list[dict[str, Any]]:
+    """The rows added up by some keys, in the order in which they come."""
+    from decimal import Decimal
+
+    from flowmason.usage import dollars, nanodollars
+
+    table: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = tuple(str(row[name]) for name in keys) + ((row["provider"],) if "model" in keys else ())
+        known = table.setdefault(key, {name: row[name] for name in keys} | dict.fromkeys(_SUMMED, 0) | {"cost": "0"})
+        if "model" in keys:
+            known["provider"] = row["provider"]
+        for name in _SUMMED:
+            known[name] += row[name]
+        known["cost"] = str(Decimal(known["cost"]) + Decimal(row["cost"]))
+    for known in table.values():
+        known["cost"] = dollars(nanodollars(known["cost"]))
+    return list(table.values())
+
+
+def _table(items: list[dict[str, Any]], total: dict[str, Any], keys: list[str]) -> None:
+    from flowmason.cli.tables import print_table
+
+    def row(item: dict[str, Any], names: list[str]) -> list[str]:
+        cost = f"${item['cost']}"
+        if item["unpriced"]:
+            cost = f"{cost} and {item['unpriced']} calls at an unknown price"
+        tokens = (f"{item['input_tokens']:,}", f"{item['output_tokens']:,}", f"{item['cached_tokens']:,}")
+        return [*names, f"{item['calls']:,}", *tokens, cost]
+
+    def names(item: dict[str, Any]) -> list[str]:
+        found = {key: str(item[key]) for key in keys}
+        if "model" in found:
+            found["model"] = "/".join(part for part in (item["provider"], item["model"]) if part) or "not known"
+        return list(found.values())
+
+    head = [*(key.upper() for key in keys), "CALLS", "INPUT", "OUTPUT", "CACHED", "COST"]
+    rows = [row(item, names(item)) for item in items]
+    if keys and len(items) > 1:
+        rows.append(row(total, ["total", *[""] * (len(keys) - 1)]))
+    print_table(head, rows)
