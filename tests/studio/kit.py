@@ -52,7 +52,12 @@ class Studio:
 
 def settings_in(folder: Path) -> StudioSettings:
     """Settings of a Studio that lives in a folder."""
-    return StudioSettings(database_url=f"sqlite:///{folder / 'studio.db'}", values_url=str(folder / "values"))
+    return StudioSettings(
+        database_url=f"sqlite:///{folder / 'studio.db'}",
+        values_url=str(folder / "values"),
+        # Sockets of the test client come under that name, whatever its base URL is.
+        allowed_hosts=("127.0.0.1", "localhost", "testserver"),
+    )
 
 
 @contextmanager

@@ -26,7 +26,9 @@ class StudioSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How many API processes share a limit that is kept in memory."""
     redis_url: str | None = None
     requests_per_minute: int = 6000
-    """Of one credential; and of one address without any, a tenth of that."""
+    """Of one credential; and of one address without any that somebody holds, a tenth of that."""
+    org_requests_per_minute: int | None = None
+    """Of all credentials of an org together; None: five times what one credential has."""
     sign_ins_per_minute: int = 20
     """Of one address, to each of the routes that check a password or a token of somebody who has not signed in."""
     max_body_bytes: int = 16 * 1024 * 1024
@@ -58,6 +60,7 @@ def settings_from(environ: Mapping[str, str] | None = None) -> StudioSettings:
         redis_url=given.get("REDIS_URL") or None,
         metrics_token=given.get("FLOWMASON_METRICS_TOKEN") or None,
         requests_per_minute=int(given.get("FLOWMASON_REQUESTS_PER_MINUTE", defaults.requests_per_minute)),
+        org_requests_per_minute=int(given.get("FLOWMASON_ORG_REQUESTS_PER_MINUTE", 0)) or None,
         sign_ins_per_minute=int(given.get("FLOWMASON_SIGN_INS_PER_MINUTE", defaults.sign_ins_per_minute)),
         smtp_url=given.get("FLOWMASON_SMTP_URL") or None,
         mail_from=given.get("FLOWMASON_MAIL_FROM", defaults.mail_from),

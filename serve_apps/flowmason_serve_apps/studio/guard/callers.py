@@ -45,8 +45,8 @@ def allow(permission: Permission) -> Callable[..., Awaitable[Caller]]:
 
     async def caller(request: Request, bearer: Bearer, header: Header) -> Caller:
         found = await services_of(request).authenticator.caller(_credential(bearer, header))
+        request.state.caller = found  # for the log line and the span of the request, and for those who count
         require(found, permission)
-        request.state.caller = found  # for the log line and the span of the request
         return found
 
     caller.permission = permission  # type: ignore[attr-defined]

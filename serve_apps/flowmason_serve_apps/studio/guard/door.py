@@ -11,20 +11,16 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from flowmason.document import parse_document
 from flowmason.errors import Code, EngineUnavailableError, RefusedError
-from flowmason.limiter import Rate, Verdict
-from flowmason.studio.identity.credentials import hashed
+from flowmason.limiter import Verdict
 from flowmason_serve_apps.studio import problems
+from flowmason_serve_apps.studio.guard.counts import Counts
 from flowmason_serve_apps.studio.guard.limiting import SharedLimiter
 from flowmason_serve_apps.studio.settings import StudioSettings
 
-SIGN_IN = frozenset(
-    f"/api/v1/auth/{name}" for name in ("login", "refresh", "bootstrap", "password/forgot", "password/reset")
-)
-"""Where somebody who has not signed in shows a secret: these are closed where attempts cannot be counted."""
-_UNCOUNTED = frozenset({"/health", "/api/v1/health", "/-/healthz", "/-/routes"})
 _UPLOADS = frozenset({"/api/v1/registry/deploy"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _ENVELOPE_BYTES = 64 * 1024
@@ -54,18 +50,15 @@ class Door:
     def __init__(self, app: ASGIApp, settings: StudioSettings, limiter: SharedLimiter) -> None:
         self._app = app
         self._settings = settings
-        self._limiter = limiter
         public = urlsplit(settings.public_url).hostname or ""
         self._hosts = {*(name.lower() for name in settings.allowed_hosts), public.lower()} - {""}
         self._origins = frozenset(settings.cors_origins)
-        every = settings.requests_per_minute
-        # A replica that counts alone must be able to allow one, so a burst has at least one for each.
-        least = max(1, settings.replicas)
-        self._of_credential = Rate(every, 60.0, max(least, every // 10))
-        self._of_address = Rate(max(1, every // 10), 60.0, max(least, every // 20))
-        self._of_sign_in = Rate(settings.sign_ins_per_minute, 60.0, max(least, settings.sign_ins_per_minute))
+        self._counts = Counts(settings, limiter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -79,6 +72,7 @@ class Door:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
+                self._counts.learn(scope, headers, message["status"])
                 self._dress(message, scope["path"], origin if known else None, verdict)
             await send(message)
 
@@ -102,6 +96,23 @@ class Door:
             if begun:
                 raise
             await problems.unforeseen(scope["path"], error)(scope, receive, sent)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket: the same names and limits. Whose page asks is the handler's to look at, as who asks."""
+        headers = Headers(scope=scope)
+        answer = self._misdirected(headers, scope["path"]) or _unreadable(scope)
+        if answer is None:
+            answer, _ = await self._counted(scope, headers)
+        if answer is None:
+
+            async def sent(message: Message) -> None:
+                if message["type"] in ("websocket.accept", "websocket.http.response.start"):
+                    self._counts.learn(scope, headers, message.get("status", 101))
+                await send(message)
+
+            await self._app(scope, receive, sent)
+            return
+        await WebSocket(scope, receive, send).send_denial_response(answer)
 
     # -- hosts and origins -----------------------------------------------------------------------
 
@@ -146,15 +157,14 @@ class Door:
 
     async def _counted(self, scope: Scope, headers: Headers) -> tuple[Response | None, Verdict | None]:
         path = scope["path"]
-        if path in _UNCOUNTED:
-            return None, None
-        subject, rate, strict = self._subject(scope, headers)
         try:
-            verdict = await self._limiter.take(subject, rate, strict=strict)
+            verdict = await self._counts.take(scope, headers)
         except EngineUnavailableError as error:
             more = {"Retry-After": "5"}
             detail = error.failure.message
             return problems.problem(503, detail, code=Code.ENGINE_UNAVAILABLE, instance=path, headers=more), None
+        if verdict is None:
+            return None, None
         if verdict.allowed:
             return None, verdict
         wait = max(1, math.ceil(verdict.wait_s))
@@ -163,17 +173,6 @@ class Door:
             429, detail, code=Code.RATE_LIMITED, instance=path, headers={"Retry-After": str(wait)}
         )
         return answer, verdict
-
-    def _subject(self, scope: Scope, headers: Headers) -> tuple[str, Rate, bool]:
-        """Who is counted, how many they have, and whether nothing is allowed where nobody can count."""
-        path = scope["path"]
-        if path in SIGN_IN:
-            return f"{path}:{address_of(scope, headers)}", self._of_sign_in, True
-        credential = headers.get("authorization") or headers.get("x-api-key")
-        if credential:
-            # Never the credential itself: this is kept in Redis.
-            return f"credential:{hashed(credential)[:32]}", self._of_credential, False
-        return f"address:{address_of(scope, headers)}", self._of_address, False
 
     # -- bodies ----------------------------------------------------------------------------------
 
@@ -237,16 +236,6 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for each in value:
             yield from _texts(each)
-
-
-def address_of(scope: Scope, headers: Headers) -> str:
-    """Where a request comes from: the peer; behind a proxy on this machine, who that one says."""
-    peer = scope["client"][0] if scope.get("client") else "unknown"
-    if peer in ("127.0.0.1", "::1"):
-        said = headers.getlist("x-forwarded-for")
-        if said:
-            return said[-1].rpartition(",")[2].strip() or peer
-    return str(peer)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

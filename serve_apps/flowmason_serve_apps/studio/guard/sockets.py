@@ -22,6 +22,7 @@ async def runs_socket(websocket: WebSocket) -> Caller | Failure:
     try:
         check_origin(websocket)
         caller = await _caller(websocket, websocket.app.state.services)
+        websocket.state.caller = caller
         require(caller, Permission.RUNS_READ)
         return caller
     except FlowMasonError as error:

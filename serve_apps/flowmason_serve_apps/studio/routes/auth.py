@@ -12,7 +12,7 @@ from flowmason.errors import Code, FlowMasonError, UsageError
 from flowmason.ids import OrgId
 from flowmason.studio.identity import bootstrap, orgs, people, resets, tickets
 from flowmason.studio.identity.sessions import TokenPair
-from flowmason_serve_apps.studio.guard.door import address_of
+from flowmason_serve_apps.studio.guard.counts import address_of
 from flowmason_serve_apps.studio.models import auth as models
 from flowmason_serve_apps.studio.routes.parts import Given, Themselves
 from flowmason_serve_apps.studio.services import Services
