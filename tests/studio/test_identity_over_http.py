@@ -286,7 +286,7 @@ def test_what_people_do_with_pipelines_and_runs_is_in_the_audit_log(studio: Stud
     gone = studio.client.delete(path, headers={**studio.headers(), "If-Match": revision})
     assert gone.status_code == 204
     log = studio.client.get("/api/v1/auth/audit-log", headers=studio.headers()).json()["items"]
-    assert [each["action"] for each in log] == ["pipeline.delete", "run.cancel", "pipeline.create"]
+    assert [each["action"] for each in log] == ["pipeline.delete", "run.cancel", "run.start", "pipeline.create"]
     assert log[0]["resource_id"] == pipeline["id"]
     theirs = studio.client.get("/api/v1/auth/audit-log", headers=studio.other_headers()).json()
     assert theirs["items"] == []

@@ -126,7 +126,11 @@ def audit_log(
     target_org: TargetOrg = None,
     as_json: Json = False,
 ) -> None:
-    """What was done in the org, the newest first. With --verify, exit code 1 where the chain is broken."""
+    """What was done in the org, the newest first, starts of runs among it.
+
+    Entries with a number are links of a chain; with --verify it is computed anew (exit code 1 where it is broken). A
+    start of a run stands in the run's own journal and has none.
+    """
     with client_of(target_org) as client:
         if verify:
             verdict = client.get("/auth/audit-log/verify")
@@ -146,7 +150,8 @@ def audit_log(
     from flowmason.cli.tables import print_table
 
     rows = [
-        [str(each["number"]), each["at"], each["actor"], each["action"], each["resource_id"]] for each in page["items"]
+        [str(each["number"] or ""), each["at"], each["actor"], each["action"], each["resource_id"]]
+        for each in page["items"]
     ]
     print_table(("NO", "AT", "BY", "ACTION", "WHAT"), rows)
 

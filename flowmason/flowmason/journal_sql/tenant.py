@@ -253,6 +253,9 @@ class OrgRuns:
 
 def _edge(cursor: str) -> tuple[int, str]:
     try:
-        return _decode_edge(urlsafe_b64decode(cursor.encode()))
+        at, run_id = _decode_edge(urlsafe_b64decode(cursor.encode()))
+        if not 0 <= at < 2**63 or "\0" in run_id:
+            raise ValueError  # no database can be asked for it
+        return at, run_id
     except (ValueError, msgspec.MsgspecError):
         raise UsageError(f"{cursor[:80]!r} is not a cursor that a list of runs gave") from None

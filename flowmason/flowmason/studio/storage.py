@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from flowmason.errors import Code, FormatError, UsageError
 from flowmason.ids import OrgId, RunId
 from flowmason.journal import Journal
-from flowmason.studio import schema
+from flowmason.studio import history, schema
 from flowmason.studio.identity import audit
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.scope import Scope, StudioStore
@@ -67,6 +67,12 @@ async def apply_retention(store: StudioStore, journal: Journal, now: int) -> dic
         if wanted.days is None:
             continue
         before = min(now - int(wanted.days * _DAY_S * 1000), _oldest_kept(store, org, wanted.min_kept, now))
+        going = await journal.prune(org, before=before, statuses=(), dry_run=True)
+        if not going:
+            continue
+        # First: once a run is gone, nothing else tells who started it. Told twice where this process dies in between.
+        with store.scope(org) as scope:
+            history.record_expired(scope, going, now)
         deleted: list[RunId] = await journal.prune(org, before=before, statuses=())
         if deleted:
             done[org] = deleted

@@ -1,4 +1,6 @@
-"""What callers do, written into their org's audit log. Runs are not noted: their journals name who began them."""
+"""What callers do, written into their org's audit log. Starts of runs are not noted: see
+`studio/history`.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -116,18 +116,20 @@ class MemberPage(BaseModel):
 
 
 class AuditEntry(BaseModel):
-    """One thing that was done."""
+    """One thing that was done: an entry of the chain, or the start of a run, which the run's journal tells."""
 
-    audit_id: str
-    number: int
+    source: Literal["chain", "journal"]
+    audit_id: str | None = None
+    """Of an entry of the chain, as the number and the hashes."""
+    number: int | None = None
     at: str
     actor: str
     action: str
     resource_type: str
     resource_id: str
     details: dict[str, Any]
-    previous_hash: str
-    hash: str
+    previous_hash: str | None = None
+    hash: str | None = None
 
 
 class AuditPage(BaseModel):

@@ -9,7 +9,9 @@ from fastapi import APIRouter, BackgroundTasks, Path, Query
 
 from flowmason.assembly.outcome import moment
 from flowmason.errors import UsageError
+from flowmason.studio import history
 from flowmason.studio.identity import audit, orgs, people
+from flowmason.studio.identity.audit import Entry
 from flowmason.studio.identity.callers import Caller
 from flowmason_serve_apps.studio.models import orgs as models
 from flowmason_serve_apps.studio.routes.auth import send_reset
@@ -121,14 +123,13 @@ def entries(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> models.AuditPage:
-    """What was done in the org, the newest first."""
+    """What was done in the org, the newest first; starts of runs, which their journals tell, among it."""
     with services.store.scope(caller.org_id, writing=False) as scope:
-        found = audit.entries(
-            scope, limit=limit + 1, before=edge_of(cursor, int), action=action, resource_type=resource_type
+        found, edge = history.page(
+            scope, limit=limit, after=edge_of(cursor, history.Edge), action=action, resource_type=resource_type
         )
     return models.AuditPage(
-        items=[models.AuditEntry(**{**msgspec.structs.asdict(each), "at": moment(each.at)}) for each in found[:limit]],
-        next_cursor=cursor_of(found[limit - 1].number) if len(found) > limit else None,
+        items=[_deed(each) for each in found], next_cursor=None if edge is None else cursor_of(edge)
     )
 
 
@@ -144,6 +145,15 @@ def verify(
         raise UsageError("an entry that was noted is given by its number and its hash")
     anchor = None if number is None or hash is None else (number, hash)
     return models.VerdictOut(**msgspec.structs.asdict(audit.verify(services.store, caller.org_id, anchor=anchor)))
+
+
+def _deed(of: Entry | history.Start) -> models.AuditEntry:
+    if isinstance(of, Entry):
+        return models.AuditEntry(**{**msgspec.structs.asdict(of), "at": moment(of.at)}, source="chain")
+    return models.AuditEntry(
+        at=moment(of.at), actor=of.by, action=history.STARTED, resource_type="run", resource_id=of.run_id,
+        details={"pipeline": of.pipeline, "version": of.version}, source="journal",
+    )  # fmt: skip
 
 
 def _detail(services: Services, caller: Caller) -> models.OrgDetail:

@@ -99,9 +99,21 @@ def edge_of(cursor: str | None, kind: Any) -> Any:
     if cursor is None:
         return None
     try:
-        return msgspec.json.decode(urlsafe_b64decode(cursor.encode()), type=kind)
+        edge = msgspec.json.decode(urlsafe_b64decode(cursor.encode()), type=kind)
+        if not _storable(msgspec.to_builtins(edge)):
+            raise ValueError
+        return edge
     except (ValueError, msgspec.MsgspecError):
         raise UsageError(f"{cursor[:80]!r} is not a cursor that this list gave") from None
+
+
+def _storable(edge: Any) -> bool:
+    """Whether a database can be asked for it: whoever writes a cursor may write anything into it."""
+    if isinstance(edge, str):
+        return "\0" not in edge
+    if isinstance(edge, int):
+        return 0 <= edge < 2**63
+    return all(map(_storable, edge)) if isinstance(edge, list | tuple) else edge is None
 
 
 class RawDocument(msgspec.Struct, frozen=True):

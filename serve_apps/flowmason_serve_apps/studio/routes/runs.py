@@ -11,7 +11,7 @@ from flowmason import value
 from flowmason.assembly.outcome import moment, plain
 from flowmason.errors import Code, UsageError
 from flowmason.ids import Digest, PlanId, RunId, format_path
-from flowmason.studio import pipelines
+from flowmason.studio import history, pipelines
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.pipelines import StoredPipeline
 from flowmason_serve_apps.studio import running, steering
@@ -179,9 +179,13 @@ async def resume(
 @router.delete("/runs/{run_id}", status_code=204, operation_id="runs_delete")
 async def delete(services: Given, caller: RunDeleter, run_id: Run) -> None:
     """Delete an ended run with all it has."""
+    # Read before: with the run goes its journal, which tells who started it.
+    start = await running.in_thread(services, caller, lambda scope: history.start_of(scope, RunId(run_id)))
     if not await services.runs.org(caller.org_id).delete(RunId(run_id)):
         raise no_run(run_id)
-    await running.in_thread(services, caller, lambda scope: noted(services, scope, caller, "run.delete", run_id))
+    await running.in_thread(
+        services, caller, lambda scope: noted(services, scope, caller, "run.delete", run_id, **start)
+    )
 
 
 @router.get("/runs/{run_id}/logs", operation_id="runs_logs")
