@@ -22,7 +22,7 @@ def _log(studio: Studio, **asked: Any) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     cursor = None
     while True:
-        more = {"cursor": cursor} if cursor else {}
+        more: dict[str, str] = {"cursor": cursor} if cursor else {}
         answer = studio.client.get(LOG, params={"limit": 2, **asked, **more}, headers=studio.headers(Role.ADMIN))
         assert answer.status_code == 200, answer.text
         items += answer.json()["items"]

@@ -151,7 +151,7 @@ def _deed(of: Entry | history.Start) -> models.AuditEntry:
     if isinstance(of, Entry):
         return models.AuditEntry(**{**msgspec.structs.asdict(of), "at": moment(of.at)}, source="chain")
     return models.AuditEntry(
-        at=moment(of.at), actor=of.by, action=history.STARTED, resource_type="run", resource_id=of.run_id,
+        at=moment(of.at) or "", actor=of.by, action=history.STARTED, resource_type="run", resource_id=of.run_id,
         details={"pipeline": of.pipeline, "version": of.version}, source="journal",
     )  # fmt: skip
 
