@@ -7,6 +7,7 @@ sends along the few variables that workers are meant to read: declared names, se
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,4 +61,10 @@ def _declared(options: Mapping[str, Any]) -> list[str]:
             if isinstance(key, str):
                 names.append(key)
             pending.extend(found.values())
+    for server in options.get("mcp_servers", {}).values():
+        # As `flowmason.mcp_client.servers` reads them: names in a list, or ${NAME} inside texts.
+        given = server.get("env", {})
+        texts = [f"${{{item}}}" for item in given] if isinstance(given, list) else list(given.values())
+        texts += server.get("headers", {}).values()
+        names += [name for text in texts for name in re.findall(r"\$\{(\w+)\}", str(text))]
     return names

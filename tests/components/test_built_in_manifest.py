@@ -17,6 +17,7 @@ pytestmark = pytest.mark.wheel
 MANIFEST = Path(flowmason.__file__).parent / "lab" / "manifest.json"
 NAMES = {
     *("generator", "critic", "improver", "selector", "synthesizer"),
+    *("mcp_list_tools", "mcp_tool_call"),
     *("http_request", "json_transform", "filter", "loop", "schema_validate", "variable_set", "logger"),
     *("conditional", "router", "foreach", "trycatch", "subpipeline", "return"),
 }

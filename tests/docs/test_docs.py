@@ -74,7 +74,7 @@ def test_every_built_in_component_is_described() -> None:
     from flowmason.component import spec_of
 
     text = page("components.md")
-    assert len(COMPONENTS) == 18
+    assert len(COMPONENTS) == 20
     for component in COMPONENTS:
         spec = spec_of(component)
         part = text.partition(f"### {spec.name}\n")[2].partition("\n### ")[0]

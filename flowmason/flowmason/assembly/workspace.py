@@ -202,6 +202,7 @@ class Workspace:
             options={
                 "env": list(project.env),
                 "egress_allow": list(project.egress_allow),
+                **({"mcp_servers": project.mcp_servers} if project.mcp_servers else {}),
                 "providers": providers,
                 "code": self.code,
             },

@@ -12,6 +12,8 @@ from flowmason.component.context import (
     ComponentContextError,
     Context,
     Logger,
+    Mcp,
+    McpServer,
     Secrets,
     parse_json,
 )
@@ -28,6 +30,8 @@ __all__ = [
     "Context",
     "EffectBy",
     "Logger",
+    "Mcp",
+    "McpServer",
     "Secrets",
     "component_digest",
     "control_flow",

@@ -147,6 +147,44 @@ class CancelToken(Protocol):
         ...
 
 
+class McpServer(Protocol):
+    """One MCP server. Its calls raise `StageError` (also `RetryableError`, `StageTimeoutError`) and `EgressError`."""
+
+    async def list_tools(self, *, timeout: float | None = None) -> Any:
+        """`tools` (each as the protocol gives it), `server_name`, `server_version`; `timeout` in seconds."""
+        ...
+
+    async def call_tool(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        *,
+        timeout: float | None = None,
+        repeatable: bool = False,
+        at_most: int = 10 * 1024 * 1024,
+    ) -> dict[str, Any]:
+        """The protocol's answer: `content`, `structuredContent`, `isError`. At most `at_most` bytes.
+
+        Without `repeatable` a call that gets no answer fails with `OUTCOME_UNKNOWN`.
+        """
+        ...
+
+
+class Mcp(Protocol):
+    """MCP servers: those that `flowmason.json` declares, and addresses that the egress guard lets through."""
+
+    def server(
+        self,
+        name: str | None = None,
+        *,
+        command: str | None = None,
+        args: tuple[str, ...] = (),
+        url: str | None = None,
+    ) -> McpServer:
+        """By its name, or by the exact command line or URL. Raises `UsageError` for a command nobody declared."""
+        ...
+
+
 @runtime_checkable
 class Context(Protocol):
     """One attempt of one stage."""
@@ -218,6 +256,11 @@ class Context(Protocol):
     def http(self) -> Any:
         """A guarded asynchronous HTTP client (the interface of `httpx2.AsyncClient`); only for components with an
         effect, else `ComponentContextError`."""
+        ...
+
+    @property
+    def mcp(self) -> Mcp:
+        """The project's MCP servers; only for components with an effect, else `ComponentContextError`."""
         ...
 
     @property

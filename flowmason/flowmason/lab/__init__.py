@@ -1,4 +1,4 @@
-"""The built-in components: five AI nodes, seven operators, six control-flow components.
+"""The built-in components: five AI nodes, nine operators, six control-flow components.
 
 Here may live components only, each found through `COMPONENTS` just as a stranger's would be. They use
 what every component may use: `flowmason.component`, the pure functions of the heart, and libraries.

@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from flowmason.errors import Fault, did_you_mean
+from flowmason.errors import Fault, UsageError, did_you_mean
 from flowmason.project.settings import Budget, ComponentFiles, Project, ProviderConfig, Testing
 
 
@@ -193,7 +193,15 @@ def _testing(reader: _Reader, value: Any) -> Testing:
 def _servers(reader: _Reader, value: Any) -> dict[str, dict[str, Any]]:
     given = reader.record(value, "$.mcp", ("servers",))
     servers = reader.record(given.get("servers", {}), "$.mcp.servers", (), open=True)
-    return {name: reader.record(item, f"$.mcp.servers.{name}", (), open=True) for name, item in servers.items()}
+    found = {name: reader.record(item, f"$.mcp.servers.{name}", (), open=True) for name, item in servers.items()}
+    for name, item in found.items():
+        from flowmason.mcp_client.servers import read_server
+
+        try:
+            read_server(name, item)
+        except UsageError as error:
+            reader.fault(f"$.mcp.servers.{name}", str(error))
+    return found
 
 
 def _budget(reader: _Reader, value: Any) -> Budget:

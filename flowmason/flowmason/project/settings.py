@@ -91,6 +91,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     egress_allow: tuple[str, ...] = ()
     """`host:port`s that may be called although the egress guard would refuse them."""
     mcp_servers: dict[str, dict[str, Any]] = {}
+    """As written; `flowmason.mcp_client.read_server` says what they mean."""
     budget: Budget = Budget()
     extra: dict[str, Any] = {}
     """The object `extra` and every `x-…` key, as written."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flowmason.model import ModelProvider, ModelRequest, ModelResponse
     from flowmason.region.allowance import Spending
     from flowmason.region.llm import StageLLM
+    from flowmason.region.mcp import StageMcp
     from flowmason.region.roots import Upstream
     from flowmason.region.run import RegionRun
 
@@ -153,6 +154,13 @@ class StageContext:
         self._needs_effect("http")
         component = self._stage.scope.plan.components[self._stage.stage.component]
         return self._run.worker.http(component.hosts)
+
+    @property
+    def mcp(self) -> StageMcp:
+        self._needs_effect("mcp")
+        from flowmason.region.mcp import StageMcp
+
+        return StageMcp(self._run.worker.services.mcp, self, self._run.region.org_id)
 
     @property
     def cancel_token(self) -> CancelToken:

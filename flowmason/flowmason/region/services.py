@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cached_property
@@ -19,6 +21,7 @@ from flowmason.secrets import EnvironmentSecrets, Masker
 
 if TYPE_CHECKING:
     from flowmason.egress import EgressPolicy
+    from flowmason.mcp_client import Connections
     from flowmason.model import ModelProvider
 
 _CACHE_ENTRIES = 10_000
@@ -31,10 +34,12 @@ class Services:
 
     def __init__(self, settings: WorkerSettings, environ: Mapping[str, str] | None = None) -> None:
         self._options = settings.options
+        self._root = settings.project_root
         self._environ = os.environ if environ is None else environ
         self._secrets = EnvironmentSecrets(self._environ)
         self.masker = Masker()
         self.cache = MemoryCache()
+        self._mcp: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connections] = weakref.WeakKeyDictionary()
         self._clients: dict[tuple[str, ...], Any] = {}
         self._providers: dict[str, ModelProvider] = {}
         self._of_orgs: OrderedDict[tuple[str, OrgId, str], ModelProvider] = OrderedDict()
@@ -59,6 +64,19 @@ class Services:
         from flowmason.egress import EgressPolicy
 
         return EgressPolicy(allow=frozenset(self._options.get("egress_allow", ())))
+
+    @property
+    def mcp(self) -> Connections:
+        """The MCP servers that the project declares (a Studio's: whoever runs it), and connections to them."""
+        loop = asyncio.get_running_loop()
+        found = self._mcp.get(loop)
+        if found is None:
+            from flowmason.mcp_client import Connections
+
+            found = self._mcp[loop] = Connections(
+                self._options.get("mcp_servers", {}), egress=self.egress, environ=self._environ, root=self._root
+            )
+        return found
 
     def http(self, hosts: tuple[str, ...]) -> Any:
         """A guarded HTTP client; connections are pooled. Of a component that declares `hosts` it reaches only these."""

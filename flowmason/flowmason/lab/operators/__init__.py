@@ -5,9 +5,20 @@ from flowmason.lab.operators.http_request import HttpRequest
 from flowmason.lab.operators.json_transform import JsonTransform
 from flowmason.lab.operators.logger import Logger
 from flowmason.lab.operators.loop import Loop
+from flowmason.lab.operators.mcp import McpListTools, McpToolCall
 from flowmason.lab.operators.schema_validate import SchemaValidate
 from flowmason.lab.operators.variable_set import VariableSet
 
-COMPONENTS = [HttpRequest, JsonTransform, Filter, Loop, SchemaValidate, VariableSet, Logger]
+COMPONENTS = [
+    HttpRequest,
+    JsonTransform,
+    Filter,
+    Loop,
+    SchemaValidate,
+    VariableSet,
+    Logger,
+    McpToolCall,
+    McpListTools,
+]
 
 __all__ = ["COMPONENTS"]
