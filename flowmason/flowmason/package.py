@@ -22,7 +22,9 @@ import msgspec
 from flowmason.component import ComponentSpec, component_digest, version_key
 from flowmason.errors import Code, Fault, RefusedError, UsageError, did_you_mean
 from flowmason.ids import Digest, sha256
-from flowmason.project import MANIFEST, Project, load_project
+from flowmason.project import MANIFEST, Project, PromptFolder, load_project
+from flowmason.project.prompts import packed_prompts
+from flowmason.prompt import Prompt
 from flowmason.registry import PackageManifest, component_files, home_dir, project_components, read_manifest
 from flowmason.registry.packages import MANIFESTS, PackedFile, decode_manifest, package_name_faults, safe_path
 from flowmason.registry.places import write_whole
@@ -77,6 +79,7 @@ def pack_bytes(project: Project, *, version: str | None = None, with_pipelines: 
     contents = _collect(project, files, faults)
     own = project_components(project.root, include=project.components.include, exclude=project.components.exclude)
     faults += own.faults
+    faults += PromptFolder(project.root).faults()
     specs = own.specs()
     pipelines = tuple(path.relative_to(project.root).as_posix() for path in files)
     if main is not None and main not in pipelines:
@@ -116,6 +119,13 @@ def inspect(path: Path) -> PackageManifest:
 def inspect_bytes(data: bytes, *, file: str, most_bytes: int = MOST_BYTES) -> PackageManifest:
     """`inspect` of a package in memory; `file` is how faults call it, `most_bytes` bounds what it unpacks to."""
     return _read(io.BytesIO(data), shown=file, most_bytes=most_bytes)[0]
+
+
+def prompts_in(data: bytes, *, package: str) -> dict[str, Prompt]:
+    """The prompts of a package in memory that was checked; `package` is how faults call it. Raises `RefusedError`."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = [entry for entry in archive.infolist() if entry.filename.startswith("prompts/")]
+        return packed_prompts([(entry.filename, _bounded(archive, entry)) for entry in entries], package=package)
 
 
 def install(path: Path, home: Path | None = None, *, replace: bool = False) -> Installed:

@@ -123,6 +123,8 @@ class Stage(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     llm: dict[str, Any] | None = None
     """The stage's `llm_settings`."""
     budget: Budget | None = None
+    prompts: dict[str, str] = {}
+    """Input → the prompt (a key of `Plan.prompts`) that it was made from."""
     body: Body | None = None
 
     @cached_property
@@ -198,6 +200,15 @@ class ComponentRef(msgspec.Struct, frozen=True, omit_defaults=True):
     hosts: tuple[str, ...] = ()
 
 
+class PromptRef(msgspec.Struct, frozen=True):
+    """The version of a prompt that a Plan was made from."""
+
+    digest: Digest
+    """Of `text`."""
+    text: str
+    """The prompt's file. Nothing runs by it: the stages hold their templates."""
+
+
 class Plan(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     """A compiled pipeline."""
 
@@ -218,6 +229,8 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
     """What one run may spend; of a sub-pipeline, what one call of it may."""
     env: tuple[str, ...] = ()
     """Names that `env.` may read."""
+    prompts: dict[str, PromptRef] = {}
+    """The prompts by reference, by name."""
     plans: dict[PlanId, Plan] = {}
     """Every sub-pipeline with a literal name, however deep; those Plans hold none themselves."""
 

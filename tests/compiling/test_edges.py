@@ -122,23 +122,16 @@ def test_env_must_be_allowed_by_name() -> None:
     assert only(refused(echo("a", "{{env[input.name]}}"))).pointer == "$.stages[0].config.value"
 
 
-def test_a_prompt_by_reference_is_refused_once() -> None:
-    fault = only(refused(stage("a", "generator", {"prompt": {"$prompt": "greeting"}})))
-    assert (fault.code, fault.pointer) == (Code.NOT_SUPPORTED, "$.stages[0].config.prompt")
-
-
 def test_what_is_not_built_is_refused_by_name() -> None:
     faults = refused(
-        echo("a", {"text": {"$prompt": "greeting"}}),
         stage("b", "echo", {"value": 1}, component_package="org/pkg@1.0.0"),
         stage("c", "abstract"),
         abstract=True,
     )
     assert {fault.code for fault in faults} == {Code.NOT_SUPPORTED}
     assert [fault.pointer for fault in faults] == [
-        "$.stages[0].config.value.text",
-        "$.stages[1].component_package",
-        "$.stages[2].component_type",
+        "$.stages[0].component_package",
+        "$.stages[1].component_type",
         "$.abstract",
     ]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flowmason.errors import RefusedError
 from flowmason.package import pack_bytes
 from flowmason.project import load_project
 from studio.kit import Studio
@@ -82,3 +83,35 @@ def test_components_are_listed_page_by_page(studio: Studio) -> None:
     built_in = studio.client.delete(f"{BASE}/components/filter", headers=studio.headers())
     assert built_in.status_code == 409
     assert studio.client.get(f"{BASE}/components/http_requst", headers=studio.headers()).status_code == 404
+
+
+def test_prompts_of_a_package_are_there_for_pipelines_of_its_org_alone(studio: Studio, tmp_path: Path) -> None:
+    root = tmp_path / "texts"
+    (root / "prompts" / "team").mkdir(parents=True)
+    (root / "flowmason.json").write_text('{"name": "texts", "version": "1.0.0"}')
+    file = root / "prompts" / "team" / "greet.md"
+    file.write_text("---\nvariables: {name: {type: string}}\n---\nGreet {{name}}.\n")
+    prompt = {"$prompt": "team/greet", "variables": {"name": "{{input.who}}"}}
+    body = {
+        "pipeline": {"name": "p", "stages": [{"id": "a", "component_type": "generator", "config": {"prompt": prompt}}]}
+    }
+    check = "/api/v1/pipelines/validate-inline"
+
+    def faults(headers: dict[str, str]) -> list[dict[str, Any]]:
+        return list(studio.client.post(check, json=body, headers=headers).json()["faults"])
+
+    assert "no prompt 'team/greet'" in faults(studio.headers())[0]["reason"]
+    assert _upload(studio, pack_bytes(load_project(root))).status_code == 201
+    assert faults(studio.headers()) == []
+    assert "no prompt 'team/greet'" in faults(studio.other_headers())[0]["reason"]
+    prompt["variables"] = {"nam": "x"}  # type: ignore[assignment]
+    assert {fault["nearest"] for fault in faults(studio.headers())} == {None, "name"}
+
+
+def test_a_faulty_prompt_is_not_packed(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "flowmason.json").write_text('{"name": "texts"}')
+    (tmp_path / "prompts" / "greet.md").write_text("Greet {{name}}.\n")
+    with pytest.raises(RefusedError) as caught:
+        pack_bytes(load_project(tmp_path))
+    assert (caught.value.faults[0].line, caught.value.faults[0].column) == (1, 9)

@@ -50,6 +50,8 @@ class RunResult(msgspec.Struct, frozen=True):
     """By path (`each[3].summarise`), in the order of the file."""
     usage: Usage
     executor: str
+    prompts: dict[str, str] = {}
+    """The prompts by reference in its Plan (and in those of its sub-pipelines): name → digest."""
 
     @property
     def ok(self) -> bool:
@@ -68,6 +70,7 @@ class RunResult(msgspec.Struct, frozen=True):
             "stages": {path: _stage_document(stage) for path, stage in self.stages.items()},
             "usage": usage_document(self.usage),
             "executor": self.executor,
+            **({"prompts": self.prompts} if self.prompts else {}),
         }
 
 
@@ -102,6 +105,7 @@ def result(
         stages=stages,
         usage=picture.usage or Usage(),
         executor=executor,
+        prompts=picture.prompts,
     )
 
 

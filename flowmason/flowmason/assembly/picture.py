@@ -107,6 +107,12 @@ class RunPicture:
         """Whether the run has a terminal state."""
         return self.status in (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The prompts by reference of its Plan and of those of its sub-pipelines: name → digest."""
+        plans = [] if self.plan is None else [*self.plan.plans.values(), self.plan]
+        return dict(sorted((name, str(ref.digest)) for plan in plans for name, ref in plan.prompts.items()))
+
     def ordered(self) -> list[StagePicture]:
         """Every stage that is remembered, in the order of the file."""
         if self._order is None:

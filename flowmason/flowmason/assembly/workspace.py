@@ -16,7 +16,8 @@ from flowmason.executor import WorkerSettings
 from flowmason.ids import sha256
 from flowmason.pipeline import Pipeline
 from flowmason.plan import Plan
-from flowmason.project import PIPELINE_SUFFIXES, Project, project_for
+from flowmason.project import PIPELINE_SUFFIXES, Project, PromptFolder, project_for
+from flowmason.prompt import Prompt
 
 if TYPE_CHECKING:
     from flowmason.inherit import Resolved
@@ -90,6 +91,11 @@ class Workspace:
         """Every component that the pipelines may name; `faults` tells of those that cannot be read."""
         return self.project.registry(packages=self._packages)
 
+    @cached_property
+    def prompts(self) -> Mapping[str, Prompt]:
+        """Every prompt that the pipelines may refer to, read when it is asked for."""
+        return PromptFolder(self.project.root)
+
     # -- pipelines -------------------------------------------------------------------------------
 
     def find(self, wanted: str | Path) -> Path:
@@ -152,7 +158,9 @@ class Workspace:
         from flowmason.compiler import compile_pipeline
 
         try:
-            return compile_pipeline(source.pipeline, self.registry, find=self.named, env=self.project.env)
+            return compile_pipeline(
+                source.pipeline, self.registry, find=self.named, env=self.project.env, prompts=self.prompts
+            )
         except RefusedError as error:
             placed = _placed([source.resolved.relocate(fault) for fault in error.faults], source.document)
             faults = list(placed.faults)

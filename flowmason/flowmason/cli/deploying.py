@@ -34,7 +34,7 @@ def deploy(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring pipelines of this project to an org of a Studio, with the project's components where it has any.
+    """Bring pipelines of this project to an org of a Studio, with the components and prompts it has.
 
     A pipeline that the org has in another form than it was brought there is a conflict: it is shown, and left alone
     without --force. Exit code 1 where anything was not brought over.
@@ -117,13 +117,14 @@ def _folder(workspace: Workspace) -> Path:
 
 
 def _package(workspace: Workspace, client: StudioClient, *, dry_run: bool) -> str | None:
-    """Upload the project's own components, where it has any that the org has not; returns `name@version`."""
+    """Upload the project's components and prompts, where the org has not got them; returns `name@version`."""
     from flowmason import package
     from flowmason.errors import UsageError
     from flowmason.ids import sha256
 
-    folder = workspace.project.root / "components"
-    if not workspace.project.manifest or not any(folder.rglob("*.py")):
+    root = workspace.project.root
+    carried = any((root / "components").rglob("*.py")) or any((root / "prompts").rglob("*.md"))
+    if not workspace.project.manifest or not carried:
         return None
     # Pipelines are brought over by themselves: one that changes must not ask for a new version of the package.
     data = package.pack_bytes(workspace.project, with_pipelines=False)

@@ -68,6 +68,8 @@ def print_run(row: Mapping[str, Any], outcome: RunResult, as_json: bool) -> None
             for path, stage in outcome.stages.items()
         ],
     )
+    for name, digest in outcome.prompts.items():
+        print(f"prompt {name}@{digest}")
     if outcome.error is not None:
         console.print_failure(outcome.error)
     elif outcome.status == "completed":

@@ -22,6 +22,7 @@ from flowmason.compiler.variables import attach_variables
 from flowmason.compiler.waves import explain
 from flowmason.component import ComponentSpec
 from flowmason.plan import Plan
+from flowmason.prompt import Prompt
 
 if TYPE_CHECKING:
     from flowmason.pipeline import Pipeline
@@ -35,17 +36,19 @@ def compile_pipeline(
     *,
     find: Callable[[str], Pipeline] | None = None,
     env: Sequence[str] = (),
+    prompts: Mapping[str, Prompt] | None = None,
 ) -> Plan:
     """Compile a resolved pipeline (no `extends`, no `compositions` left).
 
     `specs` finds a component by its name (snake case) and may load lazily. `find` finds another pipeline by
     `name` or `name@version`; it may raise `LookupError` or any `FlowMasonError`. `env` are the names that
-    `env.` may read. Raises `RefusedError` with everything that is wrong, in file order; the faults carry JSON
-    paths, the caller adds lines and columns.
+    `env.` may read. `prompts` finds a prompt by its name; like `specs` it may load lazily, and raise. Raises
+    `RefusedError` with everything that is wrong, in file order; the faults carry JSON paths, the caller adds lines
+    and columns.
     """
 
     def compile(wanted: Pipeline, chain: Chain) -> Plan:
-        work = Work(wanted, specs, find, tuple(sorted(set(env))))
+        work = Work(wanted, specs, find, tuple(sorted(set(env))), prompts or {})
         chain.names.append(wanted.reference)
         try:
             return _compile(work, chain, compile)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from flowmason.compiler.draft import Draft, Place, Work
+from flowmason.compiler.prompts import hints_of
 from flowmason.component import ComponentSpec
 from flowmason.expressions import Fields, Path, Static, Template
 from flowmason.ids import StageId
@@ -22,6 +23,7 @@ from flowmason.plan import (
     ForeachBody,
     Kind,
     Plan,
+    PromptRef,
     Scope,
     Stage,
     SubPipelineBody,
@@ -65,6 +67,7 @@ def assemble(work: Work) -> Plan:
         max_concurrency=pipeline.max_concurrency,
         budget=None if pipeline.budget is None else _limit(pipeline.budget),
         env=work.env,
+        prompts={name: PromptRef(prompt.digest, prompt.text) for name, prompt in sorted(work.used.items())},
         plans=dict(sorted(work.plans.items())),
     )
     if not output_schema:
@@ -85,7 +88,7 @@ def _stage(work: Work, draft: Draft) -> Stage:
     body = _body(work, draft)
     resources = _resources(spec.resources, draft.source.resources)
     asked, asked_retry = draft.source.timeout_ms, draft.source.retry_config
-    settings = draft.source.llm
+    settings = hints_of(draft, msgspec.to_builtins(draft.source.llm) if draft.source.llm is not None else {})
     return Stage(
         id=draft.id,
         index=draft.index,
@@ -106,8 +109,9 @@ def _stage(work: Work, draft: Draft) -> Stage:
         timeout_ms=spec.timeout_ms if asked is None or body is not None else asked,
         body_timeout_ms=_body_timeout(draft, body),
         resources=resources,
-        llm=msgspec.json.decode(msgspec.json.encode(settings)) or None if settings is not None else None,
+        llm=msgspec.json.decode(msgspec.json.encode(settings)) or None,
         budget=_budget(draft.source.budget),
+        prompts={name: use.prompt.name for name, use in draft.prompts.items()},
         body=body,
     )
 

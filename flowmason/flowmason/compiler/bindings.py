@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from flowmason.compiler.draft import Draft, Use, Work
+from flowmason.compiler.draft import Draft, PromptUse, Use, Work
 from flowmason.compiler.faults import below
+from flowmason.compiler.prompts import expand
 from flowmason.errors import ExpressionError
 from flowmason.expressions import Names, Path, Static, Template, parse_condition, parse_template, references
 from flowmason.ids import StageId
@@ -42,16 +43,37 @@ class Parser:
         own = _own_expressions(draft)
         conditions = _conditions(draft)
         names = self.names(self._variables(draft))
+        spelling = Spelling(self._work, draft)
+        for name, use in draft.prompts.items():
+            draft.pointers.setdefault(name, use.pointer)
+            draft.templates[name] = self._prompt(draft, use, names, spelling)
         for name, value in draft.inputs.items():
+            if name in draft.prompts:
+                continue
             if name in own:
                 self._check_own(draft, name, value, own[name])
                 draft.templates[name] = Static(value)
             else:
                 parse = parse_condition if name in conditions else parse_template
                 draft.templates[name] = self._parse(draft, name, parse, names)
-        spelling = Spelling(self._work, draft)
         for name, template in draft.templates.items():
+            if name in draft.prompts:
+                continue
             draft.templates[name] = self._bind(draft, template, draft.pointers[name], spelling)
+
+    def _prompt(self, draft: Draft, use: PromptUse, names: Names, spelling: Spelling) -> Template:
+        for name, schema in use.prompt.variables.items():
+            if name not in use.written:
+                use.given[name] = Static(schema.get("default"))
+                continue
+            place = below(below(use.pointer, "variables"), name)
+            errors: list[ExpressionError] = []
+            template = parse_template(use.written[name], names, errors)
+            for error in errors:
+                self._tell(draft, place, error)
+                use.refused.add(name)
+            use.given[name] = self._bind(draft, template, place, spelling)
+        return expand(self._work, draft, use, use.given)
 
     def names(self, variables: frozenset[str]) -> Names:
         """What a parser may resolve where these loop variables are in sight."""

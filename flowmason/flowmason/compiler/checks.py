@@ -7,6 +7,7 @@ from flowmason.compiler.draft import Draft, Work
 from flowmason.compiler.faults import some
 from flowmason.compiler.fit import Fit, Misfit
 from flowmason.compiler.outputs import Outputs
+from flowmason.compiler.prompts import check_variables
 from flowmason.compiler.shapes import OPEN, Problem, Shape
 from flowmason.errors import Code
 from flowmason.expressions import Path
@@ -33,6 +34,7 @@ def check_stage(work: Work, draft: Draft, outputs: Outputs) -> None:
         found = outputs.find(draft, path.root, path.path)
         return OPEN if isinstance(found, Problem) else found
 
+    check_variables(work, draft, look)
     fit = Fit(look)
     schema = draft.spec.input_schema
     declared = schema.get("properties") or {}

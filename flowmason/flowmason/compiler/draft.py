@@ -11,6 +11,7 @@ from flowmason.component import ComponentSpec
 from flowmason.expressions import Template
 from flowmason.ids import PlanId, StageId
 from flowmason.plan import Kind, Plan
+from flowmason.prompt import Prompt
 
 if TYPE_CHECKING:
     from flowmason.pipeline import Pipeline
@@ -54,6 +55,22 @@ class Use(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
+class PromptUse:
+    """An input that is a prompt by reference."""
+
+    prompt: Prompt
+    template: Template
+    """Which of the prompt's texts it is."""
+    written: dict[str, Any]
+    """Variable → what the stage gives for it."""
+    pointer: str
+    given: dict[str, Template] = field(default_factory=dict)
+    """Every variable → what stands for it, defaults included."""
+    refused: set[str] = field(default_factory=set)
+    """Variables of which it has been told already that they cannot be."""
+
+
+@dataclass(slots=True, eq=False)
 class Draft:
     """One stage."""
 
@@ -76,6 +93,8 @@ class Draft:
     """Names of a foreach's variables."""
     refused: set[str] = field(default_factory=set)
     """Inputs of which it has been told already that they cannot be."""
+    prompts: dict[str, PromptUse] = field(default_factory=dict)
+    """Input → the prompt that it refers to."""
     templates: dict[str, Template] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
     reads: dict[StageId, None] = field(default_factory=dict)
@@ -118,6 +137,9 @@ class Work:
     specs: Mapping[str, ComponentSpec]
     find: Callable[[str], Pipeline] | None
     env: tuple[str, ...]
+    prompts: Mapping[str, Prompt] = field(default_factory=dict)
+    used: dict[str, Prompt] = field(default_factory=dict)
+    """Prompts that stages refer to."""
     faults: Faults = field(default_factory=Faults)
     root: Place = field(default_factory=Place)
     drafts: list[Draft] = field(default_factory=list)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowmason.compiler.draft import Draft, Work
 from flowmason.compiler.faults import LAST, below, close_to
+from flowmason.compiler.prompts import read_prompts
 from flowmason.component import ComponentSpec, snake
 from flowmason.errors import Code, FlowMasonError
 from flowmason.plan import Kind
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from flowmason.pipeline import Stage as Source
 
 _ABSTRACT = "abstract"
-PROMPT = "$prompt"
-"""The one key of a prompt by reference."""
 
 
 def read_stages(work: Work) -> None:
@@ -60,11 +59,7 @@ def _draft(work: Work, index: int, source: Source) -> Draft:
     written = source.inputs
     pointers = {name: below(f"$.stages[{index}].{source.input_key(name)}", name) for name in written}
     draft = Draft(index, source, source.id, spec, _kind(spec), written, pointers, work.root)
-    for name, value in written.items():
-        faults = len(work.faults)
-        _refuse_prompts(work, draft, value, pointers[name])
-        if len(work.faults) > faults:
-            draft.refused.add(name)
+    read_prompts(work, draft)
     return draft
 
 
@@ -93,15 +88,3 @@ def _kind(spec: ComponentSpec | None) -> Kind | None:
     if spec is None:
         return None
     return Kind(spec.control_flow_type or spec.kind)
-
-
-def _refuse_prompts(work: Work, draft: Draft, value: Any, pointer: str) -> None:
-    if isinstance(value, dict):
-        if PROMPT in value:
-            work.fault(draft, pointer, "prompts by reference ($prompt) are not supported yet", code=Code.NOT_SUPPORTED)
-            return
-        for key, item in value.items():
-            _refuse_prompts(work, draft, item, below(pointer, key))
-    elif isinstance(value, list):
-        for position, item in enumerate(value):
-            _refuse_prompts(work, draft, item, below(pointer, position))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flowmason.document import located, read_document
 from flowmason.errors import Code, RefusedError, UsageError
+from flowmason.project.prompts import PromptFolder
 from flowmason.project.reading import parse_project
 from flowmason.project.settings import (
     MANIFEST,
@@ -25,6 +26,7 @@ __all__ = [
     "ComponentFiles",
     "PipelineEntry",
     "Project",
+    "PromptFolder",
     "ProviderConfig",
     "Testing",
     "find_project",

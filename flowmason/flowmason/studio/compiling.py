@@ -150,7 +150,7 @@ class Compiling:
         if whole.pipeline.abstract:
             return Checked(None, unbuilt=(_ABSTRACT,))
         try:
-            return Checked(compile_pipeline(whole.pipeline, components.registry, find=resolved))
+            return Checked(_compiled(whole.pipeline, components, resolved))
         except RefusedError as error:
             return _refused([whole.relocate(fault) for fault in error.faults], written)
 
@@ -163,6 +163,10 @@ class Compiling:
 
 
 _ABSTRACT = Fault("the pipeline is abstract: run one that extends it", "$.abstract", code=Code.NOT_SUPPORTED)
+
+
+def _compiled(pipeline: Pipeline, components: Components, find: Callable[[str], Pipeline]) -> Plan:
+    return compile_pipeline(pipeline, components.registry, find=find, prompts=components.prompts)
 
 
 def _digest(look: Look, reference: str) -> Digest | None:

@@ -9,14 +9,16 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from flowmason.component import ComponentSpec
-from flowmason.errors import Fault
+from flowmason.errors import Fault, RefusedError
 from flowmason.ids import Digest
+from flowmason.package import prompts_in
+from flowmason.prompt import Prompt
 from flowmason.registry import Registry, find_components, packages_dir
 from flowmason.registry.finding import BUILT_IN, module_manifest
 from flowmason.registry.packages import decode_manifest, packed_specs
@@ -33,7 +35,9 @@ class Components(msgspec.Struct, frozen=True):
 
     registry: Registry
     digest: Digest
-    """Over every spec: the same components give the same digest."""
+    """Over every spec and prompt: the same ones give the same digest."""
+    prompts: Mapping[str, Prompt] = {}
+    """The prompts in the org's packages; of two with one name that of the package uploaded last."""
 
 
 class Catalogue:
@@ -64,7 +68,15 @@ class Catalogue:
         for row in scope.find(table, columns=columns, order_by=(table.c.uploaded_at.desc(),)):
             packed = packed_specs(decode_manifest(row["manifest"].encode(), file="manifest.json"))
             own += [msgspec.structs.replace(spec, archive=Digest(row["digest"])) for spec in packed]
-        found = _components([*own, *server.specs()], server.faults)
+        prompts: dict[str, Prompt] = {}
+        faults = list(server.faults)
+        for row in scope.find(table, columns=columns, order_by=(table.c.uploaded_at.desc(),)):
+            if any(name.startswith("prompts/") for name in _files(row["manifest"])):
+                try:
+                    prompts = {**_prompts(scope, Digest(row["digest"])), **prompts}
+                except RefusedError as error:  # of a package that was uploaded before prompts were read
+                    faults += error.faults
+        found = _components([*own, *server.specs()], faults, prompts)
         with self._lock:
             self._known[key] = found
             while len(self._known) > _KEPT:
@@ -97,10 +109,22 @@ def built_in_names() -> frozenset[str]:
     return frozenset(spec.name for spec in module_manifest(BUILT_IN.partition(":")[0]) or ())
 
 
-def _components(specs: Sequence[ComponentSpec], faults: Sequence[Fault]) -> Components:
+def _files(manifest: str) -> Iterable[str]:
+    return decode_manifest(manifest.encode(), file="manifest.json").files
+
+
+def _prompts(scope: Scope, digest: Digest) -> dict[str, Prompt]:
+    table = schema.packages
+    columns = (table.c.data, table.c.name, table.c.version)
+    rows = scope.find(table, table.c.digest == digest, columns=columns)
+    return prompts_in(bytes(rows[0]["data"]), package=f"{rows[0]['name']}@{rows[0]['version']}") if rows else {}
+
+
+def _components(specs: Sequence[ComponentSpec], faults: Sequence[Fault], prompts: Mapping[str, Prompt]) -> Components:
     registry = Registry(specs, faults)
     lines = sorted(f"{spec.id}\0{spec.digest}\0{spec.package}\n" for spec in registry.specs())
-    return Components(registry, Digest("sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()))
+    lines += [f"{prompt.id}\n" for _, prompt in sorted(prompts.items())]
+    return Components(registry, Digest("sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()), prompts)
 
 
 def _stamp(folder: Path) -> tuple[str, ...]:

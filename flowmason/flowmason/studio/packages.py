@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from flowmason.component import version_key
 from flowmason.errors import Code, Fault, RefusedError, UsageError, did_you_mean
 from flowmason.ids import Digest, sha256
-from flowmason.package import inspect_bytes
+from flowmason.package import inspect_bytes, prompts_in
 from flowmason.plan import Plan
 from flowmason.registry import PackageManifest, packed_specs
 from flowmason.registry.packages import decode_manifest
@@ -58,6 +58,7 @@ def check_package(data: bytes, *, file: str = "package.fmpkg") -> PackageManifes
     ]
     if faults:
         raise RefusedError(faults)
+    prompts_in(data, package=file)
     return manifest
 
 

@@ -140,7 +140,13 @@ def _compiled(pipeline: str | Path | Mapping[str, Any]) -> tuple[Workspace, Plan
     if written is None:
         raise RefusedError(faults)
     resolved = trace(written, workspace.written)
-    plan = compile_pipeline(resolved.pipeline, workspace.registry, find=workspace.named, env=workspace.project.env)
+    plan = compile_pipeline(
+        resolved.pipeline,
+        workspace.registry,
+        find=workspace.named,
+        env=workspace.project.env,
+        prompts=workspace.prompts,
+    )
     return workspace, plan
 
 

@@ -71,7 +71,9 @@ class ComponentSubject:
         """The Plan to run, and the input of the run. Raises `RefusedError` for inputs that can never be right."""
         stage = Stage(id=StageId(self._spec.name), component=self._component, config=_literal(dict(given)))
         pipeline = Pipeline(name=f"test-of-{self._spec.name}", stages=(stage,))
-        return compile_pipeline(pipeline, self._workspace.registry, env=self._workspace.project.env), {}
+        return compile_pipeline(
+            pipeline, self._workspace.registry, env=self._workspace.project.env, prompts=self._workspace.prompts
+        ), {}
 
     def mocks(self, case: TestCase) -> None:
         """None: the component itself runs."""
