@@ -104,7 +104,7 @@ def test_prompts_of_a_package_are_there_for_pipelines_of_its_org_alone(studio: S
     assert _upload(studio, pack_bytes(load_project(root))).status_code == 201
     assert faults(studio.headers()) == []
     assert "no prompt 'team/greet'" in faults(studio.other_headers())[0]["reason"]
-    prompt["variables"] = {"nam": "x"}  # type: ignore[assignment]
+    prompt["variables"] = {"nam": "x"}
     assert {fault["nearest"] for fault in faults(studio.headers())} == {None, "name"}
 
 
