@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
+from base64 import b64encode
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
+from urllib.parse import quote, quote_plus
 
 from flowmason.ids import OrgId
 
 PREFIX = "FLOWMASON_SECRET_"
 MASK = "***"
 _SHORTEST_MASKED = 4
+_SHORTEST_ENCODED = 8
+"""Of shorter values the middle of a spelling in base64 would be found in innocent text."""
+_BEGIN = 4
+_LOWER = re.compile("%[0-9A-F]{2}")
 
 
 class Secrets(Protocol):
@@ -51,14 +60,43 @@ class EnvironmentSecrets:
         return self._environ.get(variable(name)) or None
 
 
-class Masker:
-    """Replaces known secrets by `***` in text and structures.
+def spellings(value: str) -> set[str]:
+    """How a secret may be written: as it is, line by line, escaped for JSON or a URL, in base64 and hex."""
+    stripped = value.strip()
+    plain = {part for part in (value, stripped, *value.splitlines()) if len(part) >= _SHORTEST_MASKED}
+    found = set(plain)
+    for part in plain:
+        found |= {json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1]}
+        raw = part.encode(errors="replace")
+        quoted = {quote(raw, safe=""), quote(raw), quote_plus(raw)}
+        found |= quoted | {_LOWER.sub(lambda escape: escape[0].lower(), text) for text in quoted}
+    if len(stripped) >= _SHORTEST_ENCODED:
+        raw = stripped.encode(errors="replace")
+        found |= {raw.hex(), raw.hex().upper()}
+        for middle in map(partial(_base64_middle, raw), range(3)):
+            found |= {middle, middle.replace("+", "-").replace("/", "_")}
+    return found
 
-    Values shorter than 4 characters are not masked: they would blot out innocent text and so give themselves away.
+
+def _base64_middle(raw: bytes, before: int) -> str:
+    """What of its base64 depends on nothing around it, where `before` bytes (modulo 3) stand before it."""
+    text = b64encode(b"\0" * before + raw).decode()
+    # Of a character that has bits of a byte before or after it, nothing is known.
+    return text[(0, 2, 3)[before] : (before + len(raw)) * 8 // 6]
+
+
+class Masker:
+    """Replaces known secrets by `***` in text and structures, also where they stand in a common encoding.
+
+    Values shorter than 4 characters are not masked: they would blot out innocent text and so give themselves away. Of
+    those of 8 characters and more their spellings in base64 (also inside of something larger) and hex are masked, too.
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self._values: list[str] = []
+        self._known: set[str] = set()
+        self._bytes: list[bytes] = []
+        self._begins: dict[str, list[str]] = {}
         for value in values:
             self.add(value)
 
@@ -69,29 +107,44 @@ class Masker:
 
     def add(self, value: str) -> None:
         """From now on mask `value`, and each of its lines where it has several (a private key)."""
-        for part in {value, value.strip(), *value.splitlines()}:
-            if len(part) >= _SHORTEST_MASKED and part not in self._values:
-                self._values.append(part)
-        self._values.sort(key=len, reverse=True)  # a secret that contains another is replaced whole
+        fresh = {part for part in spellings(value) if part not in self._known}
+        if not fresh:
+            return
+        self._known |= fresh
+        # A secret that contains another is replaced whole.
+        self._values = sorted(self._known, key=lambda part: (-len(part), part))
+        self._bytes = [part.encode(errors="surrogatepass") for part in self._values]
+        for part in fresh:
+            self._begins.setdefault(part[:_BEGIN], []).append(part)
 
     def text(self, text: str) -> str:
         """`text` without secrets."""
         for value in self._values:
-            text = text.replace(value, MASK)
+            if value in text:
+                text = text.replace(value, MASK)
         return text
 
     def held_back(self, text: str) -> int:
         """Where the end of `text` begins that may be the beginning of a secret; its length where it is none."""
         longest = len(self._values[0]) if self._values else 0
         for start in range(max(0, len(text) - longest + 1), len(text)):
-            if any(value.startswith(text[start:]) for value in self._values):
-                # A secret that reaches into what is held back is not cut in two.
-                for value in self._values:
-                    at = text.find(value, max(0, start - len(value) + 1))
-                    if 0 <= at < start < at + len(value):
-                        start = at
-                return start
+            rest = text[start : start + _BEGIN]
+            # Most places are told by their first characters alone: a piece of text comes with every token of a model.
+            likely = self._begins.get(rest, ()) if len(rest) == _BEGIN else self._values
+            if any(value.startswith(text[start:]) for value in likely):
+                return self._uncut(text, start)
         return len(text)
+
+    def _uncut(self, text: str, start: int) -> int:
+        """`start`, or as far before it as needed: a secret that reaches into what is held back is not cut in two."""
+        moved = True
+        while moved:
+            moved = False
+            for value in self._values:
+                at = text.find(value, max(0, start - len(value) + 1), start + len(value))
+                if 0 <= at < start:
+                    start, moved = at, True
+        return start
 
     def mask(self, value: Any) -> Any:
         """A copy of plain data (str, bytes, list, tuple, dict) without secrets, keys of objects included."""
@@ -100,8 +153,9 @@ class Masker:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, bytes):
-            for secret in self._values:
-                value = value.replace(secret.encode(), MASK.encode())
+            for secret in self._bytes:
+                if secret in value:
+                    value = value.replace(secret, MASK.encode())
             return value
         if isinstance(value, Mapping):
             return {self.mask(key): self.mask(item) for key, item in value.items()}

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+import json
+import re
+import time
+from base64 import b64encode, urlsafe_b64encode
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flowmason.secrets import EnvironmentSecrets, Masker, StreamMasker, variable
+from flowmason.secrets import MASK, EnvironmentSecrets, Masker, StreamMasker, variable
 
 
 def test_secrets_are_read_from_prefixed_variables_only() -> None:
@@ -43,6 +50,7 @@ def test_without_secrets_nothing_waits() -> None:
 _SECRETS = ["abab", "ababba", "bbaaab", "cabba"]
 
 
+@example(["cabab", "ababba", "c"])
 @given(st.lists(st.text("abc", max_size=7), max_size=12))
 def test_however_a_text_is_cut_no_secret_is_shown(pieces: list[str]) -> None:
     masker = Masker(_SECRETS)
@@ -54,3 +62,71 @@ def test_however_a_text_is_cut_no_secret_is_shown(pieces: list[str]) -> None:
     assert ("***" in shown) == ("***" in whole)
     if "***" not in whole:
         assert shown == "".join(pieces)
+
+
+_PASSWORD = 'pa"ss/wörd+&=\\ 1'
+
+
+@pytest.mark.parametrize("around", ["", "a", "ab", "abc", "user:"])
+@pytest.mark.parametrize(
+    "value", ["s3cret-and-longer", _PASSWORD, "-----BEGIN KEY-----\nMIIB\nabcd/+==\n-----END KEY-----\n"]
+)
+def test_a_secret_is_masked_in_its_common_encodings(value: str, around: str) -> None:
+    masker, raw = Masker([value]), f"{around}{value.strip()}{around}".encode()
+    quoted = quote(value, safe="")
+    for written in (
+        json.dumps({"key": value}),
+        json.dumps({"key": value}, ensure_ascii=False),
+        f"https://example.org/?key={quoted}",
+        f"key={quote_plus(value)}",
+        re.sub("%..", lambda found: found[0].lower(), quoted),
+        raw.hex(),
+        raw.hex().upper(),
+        b64encode(raw).decode(),
+        urlsafe_b64encode(raw).decode(),
+    ):
+        shown = masker.text(f"it is {written}!")
+        assert MASK in shown and value.strip() not in shown
+        # What is left of a spelling is too little to make anything of.
+        left = shown.removeprefix("it is ").replace(MASK, "")
+        assert len(left) <= len(written) - len(value.strip()) + 2, shown
+        assert masker.mask({"out": written.encode()})["out"] == masker.text(written).encode()
+
+
+@given(st.binary(max_size=20), st.text(min_size=8, max_size=30), st.binary(max_size=20))
+def test_no_alignment_shows_a_secret_in_base64(before: bytes, secret: str, after: bytes) -> None:
+    value = secret.strip()
+    if len(value) < 8:
+        return
+    raw = before + value.encode(errors="replace") + after
+    for encode in (b64encode, urlsafe_b64encode):
+        shown = Masker([value]).text(encode(raw).decode())
+        assert MASK in shown
+
+
+def test_of_what_is_short_the_encodings_are_left_alone() -> None:
+    masker = Masker(["abcdefg"])
+    assert masker.text("abcdefg") == MASK
+    assert masker.text(b"abcdefg".hex()) == b"abcdefg".hex()
+
+
+@given(st.integers(0, 2), st.lists(st.integers(1, 9), max_size=40))
+def test_an_encoded_secret_that_comes_in_pieces_is_masked(shift: int, cuts: list[int]) -> None:
+    secret = "s3cret-and-longer"
+    stream = StreamMasker(Masker([secret, "another one of 24 letters"]))
+    text = f"say {b64encode(b'x' * shift + secret.encode() + b'yz').decode()} and {secret.encode().hex()}."
+    shown = ""
+    for cut in cuts:
+        shown += stream.feed(text[:cut])
+        text = text[cut:]
+    shown += stream.feed(text) + stream.end()
+    assert shown.count(MASK) == 2 and shown.endswith(f"and {MASK}.")
+
+
+def test_masking_costs_little_beside_a_log_line() -> None:
+    masker = Masker(f"{n:x}-{'k3y' * 10}-{n * 7919:x}" for n in range(50))
+    line = {"message": "a line of some two hundred characters " * 5, "fields": {"n": 1, "path": "a/b/c"}}
+    begun = time.perf_counter()
+    for _ in range(200):
+        assert masker.mask(line) == line
+    assert (time.perf_counter() - begun) / 200 < 0.005, "some 0.2 ms where nothing else runs"
