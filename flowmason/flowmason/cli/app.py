@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "auth": Entry("flowmason.cli.auth", "app", "Who you are in a Studio: keys, sign-in, audit log."),
     "deploy": Entry("flowmason.cli.deploying", "deploy", "Bring a project's pipelines to a Studio."),
     "pull": Entry("flowmason.cli.deploying", "pull", "Fetch pipelines from a Studio."),
+    "mcp": Entry("flowmason.cli.mcp", "app", "Serve pipelines as MCP tools, and look at MCP servers."),
     "doctor": Entry("flowmason.cli.doctor", "doctor", "Check that everything a run needs is there."),
 }
 GROUP = "flowmason.commands"

@@ -1,0 +1,5 @@
+"""`python -m flowmason.cli`: the command line where `fm` is not on the PATH."""
+
+from flowmason.cli import main
+
+main()
