@@ -38,6 +38,7 @@ ROUTES: dict[str, Wall] = {
     "auth_revoke": Wall(P.SELF, {"token": "nothing"}, OWN),
     "auth_switch": Wall(P.SELF, {"org_id": "nothing"}, (403,)),
     "password_change": Wall(P.SELF, {"old": "x", "new": "y"}, (403,)),
+    "mcp": Wall(P.SELF, {}, (400,)),
     "whoami": Wall(P.SELF, None, OWN),
     "tickets_create": Wall(P.SELF, None, OWN),
     "api_keys_list": Wall(P.KEYS_READ, None, OWN),

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from flowmason_serve_apps.studio import problems
 from flowmason_serve_apps.studio.guard.door import Door
 from flowmason_serve_apps.studio.guard.limiting import limiter_of
+from flowmason_serve_apps.studio.mcp_endpoint import Endpoint
 from flowmason_serve_apps.studio.routes import OUTSIDE, ROUTERS
 from flowmason_serve_apps.studio.services import Nudge, Services, nobody, open_services
 from flowmason_serve_apps.studio.settings import StudioSettings, settings_from
@@ -35,7 +36,8 @@ def make_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.services = services or open_services(known, nudge)
         try:
-            yield
+            async with app.state.mcp.running():
+                yield
         finally:
             await app.state.services.close()
             app.state.exposition.close()
@@ -54,6 +56,7 @@ def make_app(
     problems.install(app)
     requests = app.state.requests = Requests()
     app.state.exposition = Exposition()
+    app.state.mcp = Endpoint(app)
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
     for router in OUTSIDE:

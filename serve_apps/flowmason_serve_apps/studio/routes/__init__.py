@@ -10,6 +10,7 @@ from flowmason_serve_apps.studio.routes import (
     health,
     keys,
     looking,
+    mcp,
     metrics,
     orgs,
     pipelines,
@@ -37,5 +38,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     streams.router,
 )
 """Everything under `/api/v1`."""
-OUTSIDE: tuple[APIRouter, ...] = (health.router, metrics.router)
+OUTSIDE: tuple[APIRouter, ...] = (health.router, mcp.router, metrics.router)
 """What is also found without that prefix."""
