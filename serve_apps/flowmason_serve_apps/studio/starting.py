@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -81,12 +82,18 @@ def start(options: StudioOptions, tell: Tell) -> StudioState:
     with log.open("ab") as output:
         started = subprocess.Popen(
             [sys.executable, "-m", _SERVER, msgspec.json.encode(options).decode()],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             start_new_session=True,
             cwd="/",
+            # Whoever runs under the same user, a component for one, reads what a process was started with.
+            env={name: text for name, text in os.environ.items() if name not in supervised.PRIVATE},
         )
+    private = {name: os.environ[name] for name in supervised.PRIVATE if name in os.environ}
+    assert started.stdin is not None
+    with suppress(BrokenPipeError), started.stdin as given:
+        given.write(msgspec.json.encode(private))
     try:
         return _await(started, tell, log, begun)
     except BaseException:

@@ -307,7 +307,8 @@ def supervise(options: StudioOptions) -> int:
 
 
 def main() -> int:
-    """Supervise a Studio with `StudioOptions` as JSON; returns the exit code."""
+    """Supervise a Studio with `StudioOptions` as JSON, the private variables on stdin; returns the exit code."""
+    os.environ.update(msgspec.json.decode(sys.stdin.buffer.read() or b"{}", type=dict[str, str]))
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     return supervise(msgspec.json.decode(sys.argv[1], type=StudioOptions))
 
