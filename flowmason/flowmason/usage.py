@@ -105,6 +105,9 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     prices: str = ""
     """See `Usage.prices`."""
     estimated: bool = False
+    started_at: int = 0
+    """Milliseconds since the epoch, by the worker's clock; 0: nobody noted it."""
+    duration_ms: int = 0
 
     @property
     def usage(self) -> Usage:

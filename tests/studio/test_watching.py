@@ -143,7 +143,7 @@ def test_request_run_stages_and_model_calls_are_one_trace(tmp_path: Path, collec
         assert inside.start_time_unix_nano <= inside.end_time_unix_nano <= outside.end_time_unix_nano
     said = _attributes(chat)
     assert said["gen_ai.operation.name"] == "chat"
-    assert said["gen_ai.provider.name"] == "mock"
+    assert said["gen_ai.provider.name"] == "mock" and said["flowmason.llm.end"] == "answered"
     assert said["gen_ai.usage.input_tokens"] > 0
     assert said["gen_ai.usage.output_tokens"] > 0
     assert _attributes(run)["flowmason.org.id"] == studio.org

@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from flowmason.errors import Code, FlowMasonError, StageError
 from flowmason.policy import Effect
 from flowmason.usage import Amount, Call, CallEnd, Limit, Usage, call_of, limit_words, total, used
@@ -47,6 +49,7 @@ class Spending:
         held = Amount()
         if self._run.region.capped:
             request, held = await self._hold(provider, request)
+        begun = self._run.worker.now()
         heard: list[str] = []
 
         def listen(text: str) -> None:
@@ -56,10 +59,13 @@ class Spending:
         try:
             response = await provider.generate(request, listen)
         except BaseException as error:
-            self._settle(held, self._broken(provider, request, "".join(heard), error))
+            self._settle(held, self._timed(self._broken(provider, request, "".join(heard), error), begun))
             raise
-        self._settle(held, call_of(response.usage, provider.name, response.model))
+        self._settle(held, self._timed(call_of(response.usage, provider.name, response.model), begun))
         return response
+
+    def _timed(self, call: Call, begun: int) -> Call:
+        return msgspec.structs.replace(call, started_at=begun, duration_ms=max(0, self._run.worker.now() - begun))
 
     def answered(self, provider: str, model: str) -> None:
         """A call was answered without asking the provider (`cached`)."""

@@ -1,14 +1,14 @@
 """From the events of a run to spans: run → stage → what it asked of language models. Pure.
 
 The ids come from the run's id, the stage's path and its round, so that whoever tells of a run again tells the same.
-Attempts of a stage are events of its span. The journal has the usage of an attempt, not of each call: one span stands
-for the calls of an attempt, with their number.
+Attempts of a stage are events of its span. A model call has a span of its own, without what was asked and answered:
+no journal keeps prompts for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -16,10 +16,19 @@ from flowmason import event as ev
 from flowmason.errors import Failure
 from flowmason.ids import RunId, StagePath, format_path
 from flowmason.telemetry.context import Traceparent, hashed_id
-from flowmason.usage import Usage
+from flowmason.usage import Call, CallEnd, Usage
 
 Attribute = str | int | float | bool
 _MOST_TEXT = 1000
+
+
+class _Told(Protocol):
+    """An event that tells what an attempt asked of models."""
+
+    @property
+    def usage(self) -> Usage | None: ...
+    @property
+    def calls(self) -> tuple[Call, ...]: ...
 
 
 class Happening(msgspec.Struct, frozen=True):
@@ -121,24 +130,24 @@ class _Telling:
                 self._again(event, at)
             case ev.StageFinished(path=path, started_at=started):
                 self._stage_ended(path, "completed", started, _over(event, at), event.attempt)
-                self._asked(path, event.attempt, event.usage, started or at, _over(event, at))
+                self._asked(path, event.attempt, event, started or at, _over(event, at))
             case ev.StageFailed(path=path, started_at=started, failure=failure):
                 self._stage_ended(path, "failed", started, _over(event, at), event.attempt, failure)
-                self._asked(path, event.attempt, event.usage, started or at, _over(event, at), failure)
+                self._asked(path, event.attempt, event, started or at, _over(event, at), failure)
             case ev.StageDeferred(path=path):
                 span = self._stage(path, at)
                 span.happenings.append(Happening(ev.kind(event), at, {"flowmason.stage.attempt": event.attempt}))
-                self._asked(path, event.attempt, event.usage, span.start, at)
+                self._asked(path, event.attempt, event, span.start, at)
             case ev.StageCancelled(path=path):
                 self._stage_ended(path, "cancelled", 0, at, event.attempt)
-                self._asked(path, event.attempt, event.usage, at, at)
+                self._asked(path, event.attempt, event, at, at)
             case ev.ItemsFinished(path=path, started_at=started):
                 what: dict[str, Attribute] = {
                     "flowmason.items.start": event.start,
                     "flowmason.items.count": event.count,
                 }
                 self._stage(path, started or at).happenings.append(Happening(ev.kind(event), at, what))
-                self._asked(path, event.start, event.usage, started or at, _over(event, at))
+                self._asked(path, event.start, event, started or at, _over(event, at))
             case _:
                 pass
 
@@ -190,47 +199,62 @@ class _Telling:
             "error.message": event.failure.message[:_MOST_TEXT],
         }
         span.happenings.append(Happening(ev.kind(event), at, what))
-        self._asked(event.path, event.attempt, event.usage, span.start, at, event.failure)
+        self._asked(event.path, event.attempt, event, span.start, at, event.failure)
 
     def _asked(
         self,
         path: StagePath,
         attempt: int,
-        usage: Usage | None,
+        told: _Told,
         start: int,
         end: int,
         failure: Failure | None = None,
     ) -> None:
-        """What an attempt asked of language models."""
-        if usage is None or not usage.calls:
-            return
+        """What an attempt asked of language models: a span for each call, under the stage's."""
         start = min(start, end)  # where nobody noted when it began, its record came after its end
+        for n, call in enumerate(told.calls, 1):
+            begun = call.started_at or start
+            ended = begun + call.duration_ms if call.started_at else end
+            self._called(path, attempt, n, call.usage, begun, ended, call.end)
+        if not told.calls and told.usage is not None and told.usage.calls:
+            # Journals of before the ledger have the sum alone.
+            self._called(path, attempt, 0, told.usage, start, end, None if failure is None else CallEnd.FAILED)
+
+    def _called(
+        self, path: StagePath, attempt: int, n: int, usage: Usage, start: int, end: int, how: str | None
+    ) -> None:
         stage = self._stage(path, start)
         number = self._rounds.get(path, 1)
+        marks = ("llm", attempt, n) if n else ("llm", attempt)
         span = Span(
             name=f"chat {usage.model}".rstrip(),
-            span_id=hashed_id(8, self._run_id, format_path(path), number, "llm", attempt),
+            span_id=hashed_id(8, self._run_id, format_path(path), number, *marks),
             parent=stage.span_id,
             start=start,
-            end=end,
+            end=max(start, end),
             kind="client",
             attributes={
                 **self._common(),
                 "flowmason.stage.path": format_path(path),
+                "flowmason.stage.attempt": attempt,
                 "gen_ai.operation.name": "chat",
                 "gen_ai.provider.name": usage.provider,
                 "gen_ai.request.model": usage.model,
                 "gen_ai.usage.input_tokens": usage.input_tokens,
                 "gen_ai.usage.output_tokens": usage.output_tokens,
                 "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
-                "flowmason.llm.calls": usage.calls,
                 "flowmason.llm.tokens_estimated": usage.estimated,
             },
         )
+        if n:
+            span.attributes["flowmason.llm.end"] = how or CallEnd.ANSWERED.value
+        else:
+            span.attributes["flowmason.llm.calls"] = usage.calls
         if usage.cost is not None:
             span.attributes["flowmason.llm.cost_dollars"] = float(usage.cost)
-        if failure is not None:
-            span.attributes["flowmason.stage.error"] = failure.code
+        if n and how not in (None, CallEnd.ANSWERED, CallEnd.CACHED):
+            span.error = f"the call was {how}"
+            span.attributes["error.type"] = str(how)
         self._calls.append(span)
 
     def _fail(self, span: Span, failure: Failure | None) -> None:
