@@ -38,6 +38,7 @@ CODES = {
     "PROVIDER": "A model provider refused the request or answered badly.",
     "NO_PROVIDER": "No model provider is configured, or its key is not set. Answers are never made up.",
     "BAD_ANSWER": "The model's answer did not fit its schema, even after two repairs.",
+    "TOOL_STEPS_EXCEEDED": "The model called tools until its steps were used up, and gave no answer.",
     "SECURITY": "Somebody did not accept our key, or something is not allowed.",
     "EGRESS_DENIED": "The egress guard refused an outgoing call.",
     "SECRET_MISSING": "A secret that the component declares is not set.",

@@ -46,6 +46,7 @@ async def test_the_generator_gives_the_models_words(run: Run, script: Run) -> No
         "tokens_used": 10,
         "finish_reason": "length",
         "model": "scripted-1",
+        "tool_calls": [],
     }
     (call,) = context.llm.calls
     assert (call["prompt"], call["system_prompt"], call["temperature"], call["max_tokens"]) == (

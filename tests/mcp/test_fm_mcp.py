@@ -64,7 +64,8 @@ async def client(project: Project) -> AsyncIterator[Client]:
             await end.wait()
 
     task = asyncio.create_task(hold())
-    await asyncio.wait([task, holding], timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    waiting: list[asyncio.Future[Any]] = [task, holding]
+    await asyncio.wait(waiting, timeout=60, return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         task.result()
     yield holding.result()
@@ -95,8 +96,8 @@ async def test_the_five_tools_describe_and_run_a_project(client: Client) -> None
 
     told: list[tuple[float, float | None]] = []
 
-    async def progress(done: float, total: float | None, message: str | None) -> None:
-        told.append((done, total))
+    async def progress(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total))
 
     given = {"pipeline_name": "greet", "input_data": json.dumps({"name": "Ada"})}
     run = await ask(client, "run_pipeline", given, progress_callback=progress)
@@ -131,7 +132,7 @@ async def test_a_cancelled_request_cancels_the_run(client: Client, project: Proj
     given = {"pipeline_name": "greet", "input_data": {"name": "Ada", "seconds": 50}}
     started = asyncio.Event()
 
-    async def progress(done: float, total: float | None, message: str | None) -> None:
+    async def progress(progress: float, total: float | None, message: str | None) -> None:
         started.set()
 
     call = asyncio.create_task(client.call_tool("run_pipeline", given, progress_callback=progress))

@@ -72,8 +72,8 @@ async def test_the_tools_list_describe_and_run(served: tuple[Studio, str]) -> No
     assert [stage["id"] for stage in shown["stages"]]
     told: list[float] = []
 
-    async def progress(done: float, total: float | None, message: str | None) -> None:
-        told.append(done)
+    async def progress(progress: float, total: float | None, message: str | None) -> None:
+        told.append(progress)
 
     given = {"pipeline_name": "greeting", "input_data": {"who": "Ada"}}
     answer = await ask(served, key, "run_pipeline", given, progress_callback=progress)
@@ -146,7 +146,7 @@ async def test_a_cancelled_request_cancels_the_run(served: tuple[Studio, str]) -
     made(studio, waits)
     started = asyncio.Event()
 
-    async def progress(done: float, total: float | None, message: str | None) -> None:
+    async def progress(progress: float, total: float | None, message: str | None) -> None:
         started.set()
 
     call = asyncio.create_task(

@@ -68,6 +68,24 @@ class LLM(Protocol):
         """
         ...
 
+    async def use_tools(
+        self,
+        prompt: str,
+        tools: Sequence[str | Mapping[str, Any]],
+        *,
+        max_steps: int = 8,
+        system_prompt: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Let the model call tools until it has an answer; `options` are those of `generate`, without `schema`.
+
+        `tools`: built-in operators (`operator:json_transform`) and MCP servers (`{"mcp": NAME, "tools": [NAME, …],
+        "effect": "idempotent"}`). The answer has `tool_calls` besides. What a tool refuses is told to the model. Raises
+        `StageError`: `TOOL_STEPS_EXCEEDED` for more than `max_steps` calls, `BAD_ANSWER`, `SECURITY` for a tool that
+        may do what must not happen twice in a stage that may be run again.
+        """
+        ...
+
     async def generate_async(
         self,
         prompt: str,

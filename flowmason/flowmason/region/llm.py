@@ -16,6 +16,7 @@ from flowmason.state import StageState
 if TYPE_CHECKING:
     from flowmason.region.context import StageContext
     from flowmason.region.run import RegionRun
+    from flowmason.region.tools import ToolAnswer
 
 
 class StageLLM:
@@ -99,6 +100,21 @@ class StageLLM:
         finally:
             self._delta(shown.end())
         return response
+
+    async def use_tools(
+        self,
+        prompt: str,
+        tools: Sequence[str | Mapping[str, Any]],
+        *,
+        max_steps: int = 8,
+        system_prompt: str | None = None,
+        **options: Any,
+    ) -> ToolAnswer:
+        """Ask until there is an answer; see `flowmason.component.LLM.use_tools`."""
+        from flowmason.region.tools import use_tools
+
+        given = {"max_steps": max_steps, "system_prompt": system_prompt, **options}
+        return await use_tools(self, self._run, self._stage, self._context, prompt, tools, **given)
 
     async def generate_async(self, *arguments: Any, **options: Any) -> ModelResponse:
         """The same as `generate`."""

@@ -45,7 +45,10 @@ class Endpoint:
 
         from flowmason.mcp.server import make_server
 
-        server = make_server(lambda ctx: StudioOrg(_Api(self._app, ctx.request_context.request)))
+        def offered(ctx: Any) -> StudioOrg:
+            return StudioOrg(_Api(self._app, ctx.request_context.request))
+
+        server = make_server(offered)
         # Hosts, origins and sizes are looked at by the door and by `answer`.
         self._manager = StreamableHTTPSessionManager(server._lowlevel_server, stateless=True)
         async with self._manager.run():

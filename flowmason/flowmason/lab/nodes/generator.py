@@ -42,17 +42,40 @@ class Generator:
             default=None, description="JSON Schema (2020-12) of the answer, with output_format json."
         )
 
+        tools: list[str | dict[str, Any]] = Field(
+            default=[],
+            description='What the model may call: "operator:NAME", {"mcp": SERVER, "tools": [NAME], '
+            '"effect": "idempotent"}.',
+        )
+        max_steps: int = Field(default=8, ge=1, le=100, description="The most calls of tools.")
+
     class Output(NodeOutput):
         content: str
         data: Any = Field(default=None, description="With output_format json: the answer as data.")
         tokens_used: int = 0
         finish_reason: str = "stop"
         model: str = ""
+        tool_calls: list[dict[str, Any]] = Field(
+            default=[], description="tool, arguments, and result or error of each call, in order."
+        )
 
     async def execute(self, input: Input, context: Context) -> Output:
         tally = Tally()
         system = "\n".join(part for part in (input.system_prompt, prompts.FORMATS[input.output_format]) if part)
         stops = [stop for stop in input.stop_sequences if stop]
+        if input.tools and (input.output_format == "json" or stops):
+            raise StageError("tools go with neither output_format json nor stop_sequences", code=Code.INVALID_INPUT)
+        if input.tools:
+            found = await context.llm.use_tools(
+                input.prompt,
+                input.tools,
+                max_steps=input.max_steps,
+                system_prompt=system or None,
+                temperature=input.temperature,
+                max_tokens=input.max_tokens,
+            )
+            tally.add(found)
+            return self.Output(content=found.content, tool_calls=list(found.tool_calls), **tally.fields)
         if input.output_format == "json":
             data = await ask_json(
                 context.llm,
