@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.conftest import Fm
-from fm_project import Project
+from fm_project import Fm, Project
 
 PROMPT = """---
 description: Greets.

@@ -32,6 +32,8 @@ COMMANDS: dict[str, Entry] = {
     "pause": Entry("flowmason.cli.control", "pause", "Pause a run."),
     "cancel": Entry("flowmason.cli.control", "cancel", "Cancel a run."),
     "runs": Entry("flowmason.cli.runs", "app", "List, show, watch, export and prune runs."),
+    "eval": Entry("flowmason.cli.eval", "eval_", "Run a pipeline over cases, judge and compare."),
+    "evals": Entry("flowmason.cli.evals", "app", "List and show the reports of evaluations."),
     "prompts": Entry("flowmason.cli.prompts", "app", "List, show and compare a project's prompts."),
     "usage": Entry("flowmason.cli.usage", "usage", "What models were asked, and what it cost."),
     "secrets": Entry("flowmason.cli.secrets", "app", "Set, list and remove the secrets of a Studio's org."),

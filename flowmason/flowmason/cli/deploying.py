@@ -32,6 +32,13 @@ def deploy(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Overwrite what somebody else has written since.")
     ] = False,
+    gate: Annotated[
+        list[Path] | None,
+        typer.Option("--gate", metavar="EVAL", help="Deploy only if the gate of this *.eval.json holds. Repeatable."),
+    ] = None,
+    on: Annotated[
+        str, typer.Option("--on", envvar="FLOWMASON_ON", metavar="EXECUTOR", help="With --gate: ray or local.")
+    ] = "ray",
     as_json: Json = False,
 ) -> None:
     """Bring pipelines of this project to an org of a Studio, with the components and prompts it has.
@@ -42,12 +49,15 @@ def deploy(
     Examples:
       fm deploy --dry-run
       fm deploy pipelines/triage.pipeline.json -t production
+      fm deploy --gate triage.eval.json
     """
     from flowmason.assembly.workspace import Workspace
     from flowmason.cli.studio_org import opened
     from flowmason.remote import deploying
 
     workspace = Workspace.at(path)
+    for file in gate or ():
+        _through(file, on)
     org, client = opened(target_org)
     with client:
         memory = deploying.Memory(_folder(workspace), f"{org.url} {org.org_id}")
@@ -102,6 +112,21 @@ def pull(
         same = [step for step in steps if step.action in ("create", "update", "same") and step.remote is not None]
         memory.note({step.name: deploying.digest_of(step.remote["document"]) for step in same if step.remote})
     _tell(steps, "pull", org.alias, dry_run, as_json)
+
+
+def _through(file: Path, on: str) -> None:
+    """Run the evaluation of a gate; ends the command where it does not hold."""
+    from flowmason.cli import evals
+    from flowmason.cli.eval import exit_code, gate_of
+
+    report = gate_of(file, on=on)
+    version = report.versions[-1]
+    if exit_code(report) == console.OK:
+        console.say(f"gate {file}: {report.gate} holds, {evals.rate(version)}")
+        return
+    why = "was ended early" if report.partial else f"{report.gate} does not hold, {evals.rate(version)}"
+    console.say(f"{console.paint('not deployed', 'red')}: gate {file} {why}; `fm evals show {report.id}` tells more")
+    raise typer.Exit(exit_code(report))
 
 
 def _local(workspace: Workspace, file: Path) -> Local:
