@@ -127,7 +127,7 @@ def gate_of(file: Path, *, on: str) -> Report:
     if wanted.gate is None:
         raise UsageError(f"{file} has no 'gate'", help='Say what must hold: "gate": "pass_rate >= 0.9".')
     with console.stdout_kept():
-        report = console.run_async(evaluate(msgspec.structs.replace(wanted, on=on)))
+        report: Report = console.run_async(evaluate(msgspec.structs.replace(wanted, on=on)))
     evals.store(report)
     return report
 

@@ -121,7 +121,7 @@ def junit(report: Report) -> str:
         failed = sum(not case.passed and case.error is None for case in version.cases)
         broken = sum(case.error is not None for case in version.cases)
         counts = {"tests": str(len(version.cases)), "failures": str(failed), "errors": str(broken)}
-        suite = ElementTree.SubElement(root, "testsuite", name=_plain(version.name), **counts)
+        suite = ElementTree.SubElement(root, "testsuite", {"name": _plain(version.name), **counts})
         for case in version.cases:
             test = ElementTree.SubElement(
                 suite, "testcase", name=_plain(case.id), classname=report.pipeline, time=f"{case.latency_ms / 1000:.3f}"
