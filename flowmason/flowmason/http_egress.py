@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import ssl
 import time
@@ -22,7 +23,7 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from flowmason.egress import EgressPolicy, as_address, authority, normal_host
+from flowmason.egress import Address, EgressPolicy, as_address, authority, normal_host
 from flowmason.errors import EgressError, UsageError
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -148,6 +149,18 @@ async def resolve(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(item[4][0]) for item in found))
 
 
+def is_own(address: Address) -> bool:
+    """Whether an address, a public one too, is one of this machine's own: behind it stand services that trust us."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        # Nothing is sent: the system chooses the address to send from, and to itself that is the same one.
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), 9))
+            return ipaddress.ip_address(probe.getsockname()[0]) == address
+    except (OSError, ValueError):
+        return False
+
+
 class _CheckedBackend(httpcore2.AsyncNetworkBackend):
     """Opens connections only to addresses that were checked."""
 
@@ -193,6 +206,8 @@ class _CheckedBackend(httpcore2.AsyncNetworkBackend):
                 if address is None
                 else self._policy.refusal_of_address(host, port, address)
             )
+            if reason is None and address is not None and is_own(address) and not self._policy.allows(host, port):
+                reason = f"{address} is this machine itself"
             if reason is not None:
                 raise refused(host, port, reason)
         return list(found)

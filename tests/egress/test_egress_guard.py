@@ -318,3 +318,28 @@ async def test_answers_can_be_streamed(web: Start) -> None:
         got = [piece async for piece in response.aiter_bytes()]
     assert b"".join(got) == b"one two three"
     assert len(got) >= 2
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "own.example"])
+async def test_this_machines_own_public_addresses_are_refused(
+    web: Start, ok: Ok, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    site = await web(ok())
+    # As if the address that the server has were a public one.
+    monkeypatch.setattr("flowmason.egress.special", lambda address: None)
+    names = Names(own_example=[["127.0.0.1"]])
+    async with guarded_client(EgressPolicy(), resolver=names) as client:
+        with pytest.raises(EgressError, match="this machine itself"):
+            await client.get(f"http://{host}:{site.port}/")
+    assert site.connections == 0
+    async with guarded_client(allowing(f"{host}:{site.port}"), resolver=names) as client:
+        assert (await client.get(f"http://{host}:{site.port}/")).status_code == 200
+
+
+def test_addresses_of_others_are_not_this_machines() -> None:
+    import ipaddress
+
+    from flowmason.http_egress import is_own
+
+    assert is_own(ipaddress.ip_address("127.0.0.1")) and not is_own(ipaddress.ip_address("93.184.216.34"))
+    assert not is_own(ipaddress.ip_address("2606:4700:4700::1111"))
