@@ -18,6 +18,7 @@ _EXTRAS = {
     "anthropic": ("anthropic", "Anthropic's models"),
     "openai": ("openai", "OpenAI-shaped servers"),
     "llamacpp": ("xllamacpp", "a model in this process"),
+    "mcp": ("mcp", "MCP servers and fm mcp"),
     "watch": ("watchfiles", "fm test --watch"),
 }
 _LITTLE, _TOO_LITTLE = 1 << 30, 100 << 20

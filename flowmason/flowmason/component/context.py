@@ -68,6 +68,14 @@ class LLM(Protocol):
         """
         ...
 
+    async def generate_object(self, prompt: str, output: Any, **options: Any) -> Any:
+        """The answer as an object: an instance of `output` where that is a pydantic class (`NodeOutput` is one), plain
+        data where it is a JSON Schema. `options` are those of `generate`, without `schema`.
+
+        A bad answer goes back to the model with the reason, at most twice. Raises `StageError` (`BAD_ANSWER`).
+        """
+        ...
+
     async def use_tools(
         self,
         prompt: str,

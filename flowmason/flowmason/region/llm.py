@@ -101,6 +101,12 @@ class StageLLM:
             self._delta(shown.end())
         return response
 
+    async def generate_object(self, prompt: str, output: Any, **options: Any) -> Any:
+        """The answer as an object; see `flowmason.component.LLM.generate_object`."""
+        from flowmason.component.objects import ask_model
+
+        return await ask_model(self.generate, prompt, output, **options)
+
     async def use_tools(
         self,
         prompt: str,

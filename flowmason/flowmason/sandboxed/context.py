@@ -177,6 +177,11 @@ class _LLM:
         )
         return msgspec.convert(answer, ModelResponse)
 
+    async def generate_object(self, prompt: str, output: Any, **options: Any) -> Any:
+        from flowmason.component.objects import ask_model
+
+        return await ask_model(self.generate, prompt, output, **options)
+
     async def generate_async(self, *arguments: Any, **options: Any) -> ModelResponse:
         return await self.generate(*arguments, **options)
 

@@ -1,21 +1,12 @@
-"""Ask a model for JSON, check the answer, and let the model repair a bad one at most twice."""
+"""How the nodes ask for JSON, and what they count of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flowmason.component import LLM, Answer, parse_json
-from flowmason.errors import Code, StageError
-from flowmason.lab.nodes import prompts
-
-REPAIRS = 2
-_SHOWN = 1500
-"""Characters of a bad answer that the model is shown again."""
-_SHOWN_CUT = 200
-
-Check = Callable[[Any], str | None]
-"""Says what is wrong with an answer that fits the schema; None: nothing."""
+from flowmason.component import LLM, Answer
+from flowmason.component.objects import Check, ask_object
 
 PROVIDERS: dict[str, dict[str, Any]] = {
     "anthropic": {"temperature": 0.7, "max_tokens": 4096},
@@ -60,56 +51,17 @@ async def ask_json(
 
     Raises `StageError` (`BAD_ANSWER`) when the last repair is still bad, and whatever the provider raises.
     """
-    asked = prompt
-    refusals: list[str] = []
-    for _ in range(1 + REPAIRS):
-        answer = await llm.generate(
-            asked,
-            system_prompt=system_prompt,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            schema=schema,
-            stop_sequences=stop_sequences,
-        )
-        tally.add(answer)
-        found, reason = _read(answer, schema, check)
-        if reason is None:
-            return found
-        refusals.append(reason)
-        # Most of an answer that ran on to its limit is noise, and a small model would only go on with it.
-        asked = prompts.repair(prompt, answer.content[: _SHOWN_CUT if _cut(answer) else _SHOWN], reason)
-    raise StageError(
-        f"the model's answer is still bad after {REPAIRS} repairs: {refusals[-1]}",
-        code=Code.BAD_ANSWER,
-        details={"reasons": refusals, "answer": answer.content[:_SHOWN], "model": answer.model},
-        help="A larger model, a lower temperature or more max_tokens may help.",
+    return await ask_object(
+        llm.generate,
+        prompt,
+        schema=schema,
+        check=check,
+        on_answer=tally.add,
+        system_prompt=system_prompt,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        stop_sequences=stop_sequences,
     )
-
-
-def _read(answer: Answer, schema: Mapping[str, Any], check: Check | None) -> tuple[Any, str | None]:
-    try:
-        found = parse_json(answer.content)
-    except StageError as error:
-        return None, "it was cut off: max_tokens; answer more briefly" if _cut(answer) else str(error)
-    reason = _misfit(found, schema) or (check(found) if check else None)
-    return found, reason
-
-
-def _cut(answer: Answer) -> bool:
-    return answer.finish_reason in ("length", "max_tokens")
-
-
-def _misfit(found: Any, schema: Mapping[str, Any]) -> str | None:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
-    from referencing.exceptions import Unresolvable
-    from referencing.jsonschema import EMPTY_REGISTRY
-
-    try:
-        error = best_match(Draft202012Validator(schema, registry=EMPTY_REGISTRY).iter_errors(found))
-    except Unresolvable as unknown:
-        raise StageError(f"the schema of the answer refers to {unknown.ref!r}", code=Code.INVALID_INPUT) from None
-    return None if error is None else f"{error.json_path}: {error.message[:300]}"
 
 
 def obj(**properties: Any) -> dict[str, Any]:

@@ -42,11 +42,6 @@ def _joined(*parts: str | None) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def repair(prompt: str, answer: str, reason: str) -> str:
-    """The prompt again, with the answer that was refused and why."""
-    return _joined(prompt, f"Your last answer was:\n{answer}", f"It was refused: {reason}", "Answer again, corrected.")
-
-
 def critic(
     content: str, criteria: Sequence[str], rubric: Mapping[str, str], context: str | None, keys: Sequence[str]
 ) -> str:
