@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flowmason.budget import Granted, Never, Verdict, Waits, ask, refusal
+from flowmason.budget import Granted, Never, Slice, Verdict, Waits, ask, refusal
 from flowmason.errors import Code, Failure
 from flowmason.ids import format_path
 from flowmason.plan import Kind
@@ -35,14 +35,18 @@ class Held:
 
     budget: str
     """Whose: `the run`, `the stage ask`."""
+    grow: Amount | None = None
+    """How much a conductor's slice of the org's budget would have to have free; None: it is not for want of that."""
 
 
-def allow(state: RunState, stage: StageState) -> Allowed | Held | Failure:
-    """What becomes of the next attempt of a stage with an effect."""
+def allow(state: RunState, stage: StageState, org: Slice | None = None) -> Allowed | Held | Failure:
+    """What becomes of the next attempt of a stage with an effect; `org`: what there is of its org's budget."""
     keys = state.budgets(stage)
-    if not keys:
-        return Allowed()
     accounts = [state.purse.accounts[key] for key in keys]
+    if org is not None:
+        accounts.append(org)
+    if not accounts:
+        return Allowed()
     unsafe = stage.stage.effect is Effect.UNSAFE
 
     def verdict(fallback: bool) -> Verdict:
@@ -51,6 +55,11 @@ def allow(state: RunState, stage: StageState) -> Allowed | Held | Failure:
         return ask(accounts, need, whole=unsafe, generous=generous)
 
     found = verdict(False)
+    if isinstance(found, Waits | Never) and found.account is org and org is not None:
+        if org.exhausted is None:
+            return Held(org.name, grow=found.need)
+        if isinstance(found, Never):
+            found = Never(org.exhausted, found.need)
     fallback = stage.stage.budget is not None and stage.stage.budget.fallback is not None
     cheaper = verdict(True) if isinstance(found, Never) and fallback else found
     if isinstance(cheaper, Granted):

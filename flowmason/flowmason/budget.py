@@ -41,6 +41,21 @@ class Account:
         return self.limit.less(self.spent + self.reserved)
 
 
+@dataclass(slots=True)
+class Slice(Account):
+    """What a conductor holds of an org's budget of a day: `limit` is all that it was given, and may grow."""
+
+    day: str = ""
+    exhausted: Account | None = None
+    """How the org's whole budget stood when nothing more was to be had of it; None: more may be had."""
+    growing: bool = False
+    """Whether more is being asked for."""
+    waited_for: bool = False
+    """Whether some attempt waits for what is reserved."""
+    again_at: float = 0.0
+    """When (loop time) to ask again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Granted:
     """The allowance of an attempt."""
@@ -53,6 +68,7 @@ class Waits:
     """It does not fit now, and may when what is reserved in `account` is settled."""
 
     account: Account
+    need: Amount = field(default_factory=Amount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +106,7 @@ def ask(accounts: Sequence[Account], need: Amount | None, *, whole: bool = False
     for account in accounts:
         if not account.free.fits(wanted) or _no_tokens(account):
             if account.reserved:
-                return Waits(account)
+                return Waits(account, wanted)
             return Never(account, wanted)
     return Granted(free.of(wanted))
 
@@ -135,7 +151,8 @@ class Purse:
     """The accounts of one run, and the reservations that are open in them."""
 
     accounts: dict[Key, Account] = field(default_factory=dict)
-    open: dict[Ticket, tuple[Amount, tuple[Key, ...]]] = field(default_factory=dict)
+    open: dict[Ticket, tuple[Limit, tuple[Key, ...]]] = field(default_factory=dict)
+    """The allowances of attempts under way, and the accounts they are reserved in."""
     needs: dict[tuple[StagePath, bool], tuple[Amount, bool]] = field(default_factory=dict)
     """What attempts of a stage (all its items together; with its cheaper model or without) were seen to need, and
     whether it is likely more: it had asked before."""
@@ -145,35 +162,26 @@ class Purse:
         if key not in self.accounts:
             self.accounts[key] = Account(name, limit)
 
-    def reserve(self, ticket: Ticket, keys: Sequence[Key], amount: Amount) -> None:
+    def reserve(self, ticket: Ticket, keys: Sequence[Key], allowance: Limit) -> None:
         """An attempt starts with an allowance. Doing it twice does it once."""
         if ticket not in self.open:
-            self.open[ticket] = (amount, tuple(keys))
+            self.open[ticket] = (allowance, tuple(keys))
             for key in keys:
-                self.accounts[key].reserved += amount
+                self.accounts[key].reserved += allowance.amount
 
     def settle(self, ticket: Ticket, keys: Sequence[Key], spent: Amount) -> None:
         """An attempt ended: its reservation is free again, and what it spent is gone."""
-        held, reserved_in = self.open.pop(ticket, (Amount(), ()))
+        held, reserved_in = self.open.pop(ticket, (Limit(), ()))
         for key in reserved_in:
-            self.accounts[key].reserved -= held
+            self.accounts[key].reserved -= held.amount
         for key in keys:
             self.accounts[key].spent += spent
 
-    def limit(self, ticket: Ticket) -> Limit | None:
-        """The allowance behind an open reservation; None: there is none."""
-        if ticket not in self.open:
-            return None
-        amount, keys = self.open[ticket]
-        tightest = Limit()
-        for key in keys:
-            tightest = tightest.tightest(self.accounts[key].limit)
-        return tightest.of(amount)
-
-    def held(self, ticket: Ticket) -> tuple[tuple[Key, ...], Amount]:
-        """Where an open reservation lies, and how much it is."""
-        amount, keys = self.open[ticket]
-        return keys, amount
+    def forfeit(self, below: StagePath) -> None:
+        """Nobody hears any more of the attempts at a path and below it: all that they were allowed counts as spent."""
+        for ticket in [ticket for ticket in self.open if ticket[0][: len(below)] == below]:
+            held, keys = self.open[ticket]
+            self.settle(ticket, keys, held.amount)
 
     def learn(self, path: StagePath, fallback: bool, need: Amount, more: bool) -> None:
         """An attempt of a stage needed so much, and likely more."""
@@ -188,7 +196,7 @@ class Purse:
     @property
     def reserved(self) -> Amount:
         """All open reservations together."""
-        return sum((amount for amount, _ in self.open.values()), Amount())
+        return sum((allowance.amount for allowance, _ in self.open.values()), Amount())
 
 
 def account_path(path: StagePath) -> StagePath:

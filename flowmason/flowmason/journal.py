@@ -21,6 +21,8 @@ from flowmason.event import Event, Frame, Recorded
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId
 from flowmason.ledger import UsageSum
 from flowmason.report import Delta, LogLine
+from flowmason.slices import Day, Moves, Taken
+from flowmason.usage import Amount, Limit
 
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 URGENT = frozenset({"cancel", "pause"})
@@ -118,6 +120,9 @@ class Append(msgspec.Struct, frozen=True):
     """Whether the commit must survive a power cut (it starts or finishes an effect)."""
     children: tuple[NewRun, ...] = ()
     """Runs to submit in the same transaction (asynchronous sub-pipelines)."""
+    moves: Moves | None = None
+    """Where the org has a budget a day: what these events move in it, between the slice of `by`, the run and what is
+    spent."""
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -235,6 +240,26 @@ class Journal(Protocol):
 
         Calls are noted in the transaction of the events that carry them, and stay when their runs are pruned.
         """
+        ...
+
+    async def budgets(self, org_ids: Sequence[OrgId]) -> dict[OrgId, Limit]:
+        """What orgs may spend a day; those without a budget are left out."""
+        ...
+
+    async def budget_day(self, org_id: OrgId, day: str) -> Day | None:
+        """How an org's budget of a day stands; None: it has none."""
+        ...
+
+    async def take_slice(self, conductor: ConductorId, org_id: OrgId, day: str, need: Amount) -> Taken | None:
+        """A larger slice of an org's budget for a living conductor (`slices.take`); None: there is no budget any more,
+        or no such conductor.
+
+        `bury` and `retire` empty a conductor's slices; what its runs have reserved stays with them.
+        """
+        ...
+
+    async def return_slices(self, conductor: ConductorId, org_id: OrgId) -> None:
+        """Give back what is free in a conductor's slices of an org."""
         ...
 
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:

@@ -20,7 +20,8 @@ from flowmason.ids import ConductorId, OrgId, PlanId, RunId, StagePath
 from flowmason.journal import TERMINAL, URGENT, Append, Claimed, Command, NewRun, RunRow, mentioned_digests
 from flowmason.ledger import UsageSum, day_of, entries, sums
 from flowmason.report import Delta, LogLine
-from flowmason.usage import Call
+from flowmason.slices import Day, Moves, Taken, take
+from flowmason.usage import Amount, Call, Limit
 
 Hook = Callable[[str, Any], Awaitable[None] | None]
 """Called with the name of the writing method and its argument; may be a coroutine function."""
@@ -86,6 +87,11 @@ class MemoryJournal:
         """Of orgs that have any."""
         self._conductors: dict[ConductorId, tuple[int, str, int]] = {}
         self._ledger: list[tuple[OrgId, str, str, Call]] = []
+        self.daily: dict[OrgId, Limit] = {}
+        """What orgs may spend a day, of those that have a budget."""
+        self._slices: dict[tuple[OrgId, str, ConductorId], list[Amount]] = {}
+        """Free, and spent."""
+        self._reserved: dict[RunId, tuple[OrgId, Amount]] = {}
         self._last_number = 0
 
     async def submit(self, run: NewRun) -> RunRow:
@@ -255,6 +261,50 @@ class MemoryJournal:
             if org == org_id and since <= day <= until and pipeline in (None, name)
         )
 
+    async def budgets(self, org_ids: Sequence[OrgId]) -> dict[OrgId, Limit]:
+        return {org_id: self.daily[org_id] for org_id in org_ids if org_id in self.daily}
+
+    async def budget_day(self, org_id: OrgId, day: str) -> Day | None:
+        return self.day(org_id, day)
+
+    def day(self, org_id: OrgId, day: str) -> Day | None:
+        """The same at once."""
+        if org_id not in self.daily:
+            return None
+        held = [amounts for (org, date, _), amounts in self._slices.items() if (org, date) == (org_id, day)]
+        return Day(
+            self.daily[org_id],
+            spent=sum((spent for _, spent in held), Amount()),
+            free=sum((free for free, _ in held), Amount()),
+            reserved=sum((amount for org, amount in self._reserved.values() if org == org_id), Amount()),
+        )
+
+    async def take_slice(self, conductor: ConductorId, org_id: OrgId, day: str, need: Amount) -> Taken | None:
+        await _call(self.before_commit, "take_slice", conductor)
+        found = self.day(org_id, day)
+        taken = None
+        if found is not None and conductor in self._conductors:
+            own = self._slices.setdefault((org_id, day, conductor), [Amount(), Amount()])
+            taken = take(found, need, own[0])
+            own[0] += taken.got or Amount()
+        await _call(self.after_commit, "take_slice", conductor)
+        return taken
+
+    async def return_slices(self, conductor: ConductorId, org_id: OrgId) -> None:
+        await _call(self.before_commit, "return_slices", conductor)
+        self._empty_slices(conductor, org_id)
+        await _call(self.after_commit, "return_slices", conductor)
+
+    def _empty_slices(self, conductor: ConductorId, org_id: OrgId | None = None) -> None:
+        for (org, _, owner), amounts in self._slices.items():
+            if owner == conductor and org_id in (None, org):
+                amounts[0] = Amount()
+
+    def _move(self, run_id: RunId, org_id: OrgId, owner: ConductorId, moves: Moves) -> None:
+        held = self._slices.setdefault((org_id, moves.day, owner), [Amount(), Amount()])
+        held[0], held[1] = held[0] + moves.free, held[1] + moves.spent
+        self._reserved[run_id] = (org_id, moves.reserved)
+
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:
         await _call(self.before_commit, "prune", org_id)
         wanted = set(statuses or TERMINAL)
@@ -329,6 +379,8 @@ class MemoryJournal:
         for child in append.children:
             self._known(child)
         summary = None if append.summary is None else msgspec.json.encode(append.summary)
+        if append.moves is not None:
+            self._move(append.run_id, append.org_id, ConductorId(append.by), append.moves)
         for entry in entries(append.events, append.seq + 1):
             self._ledger.append((append.org_id, day_of(append.at), run.bare.pipeline, entry.call))
         if append.events:
@@ -352,6 +404,7 @@ class MemoryJournal:
 
     def _remove(self, conductor: ConductorId) -> None:
         self._conductors.pop(conductor, None)
+        self._empty_slices(conductor)
         for run in self._runs.values():
             if run.bare.owner == conductor:
                 run.change(owner=None)

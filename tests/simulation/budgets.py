@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 from flowmason.event import Recorded
-from flowmason.ledger import entries
+from flowmason.ids import OrgId
+from flowmason.journal_memory import MemoryJournal
+from flowmason.ledger import day_of, entries
 from flowmason.model import ModelRequest, ModelResponse, OnDelta
 from flowmason.plan import Plan
 from flowmason.providers.counting import estimated, worst_case
 from flowmason.providers.prices import Price, price
 from flowmason.state import RunState
-from flowmason.usage import Amount, Usage, used
+from flowmason.usage import Amount, Limit, Usage, nanodollars, used
 
 
 class Bank:
@@ -90,3 +93,36 @@ def kept(events: list[Recorded], plan: Plan, billed: Amount) -> list[str]:
         if account.name == "the run" and not account.limit.fits(billed):
             problems.append(f"the run was billed {billed} under {account.limit}")
     return problems
+
+
+def of_the_day(seed: int) -> Limit | None:
+    """What the org may spend a day; None: any amount."""
+    rng = random.Random(f"{seed}/day")
+    if drawn(seed) is None or rng.random() < 0.5:
+        return None
+    small, large = Limit(nanodollars("0.01")), Limit(nanodollars("0.1"), 60_000)
+    return rng.choice((small, large, Limit(None, 4_000), Limit(None, 30_000)))
+
+
+class Watched:
+    """The org's budget of the day, looked at after every write."""
+
+    def __init__(self, journal: MemoryJournal, org_id: OrgId, now: Callable[[], int]) -> None:
+        self._journal, self._org_id, self._now = journal, org_id, now
+        self.problems: list[str] = []
+
+    def look(self) -> None:
+        """Note whether more is spent, reserved and given out than there is."""
+        found = self._journal.day(self._org_id, day_of(self._now()))
+        if found is not None and not found.limit.fits(found.taken) and len(self.problems) < 3:
+            self.problems.append(f"the day passes its limit: {found}")
+
+    def at_the_end(self, billed: Amount) -> list[str]:
+        """What is wrong once all runs have ended."""
+        found = self._journal.day(self._org_id, day_of(self._now()))
+        if found is None:
+            return self.problems
+        left = [f"reserved after the end: {found.reserved}"] if found.reserved else []
+        begun = day_of(1_000_000_000) == day_of(self._now())  # what a run spends on two days is under two budgets
+        over = [] if not begun or found.limit.fits(billed) else [f"the org was billed {billed} under {found.limit}"]
+        return [*self.problems, *left, *over]

@@ -66,6 +66,10 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     """The conductor is only taken for dead: it goes on beside the one that adopts its run."""
     left_behind: list[asyncio.Task[None]] = []
 
+    def after(name: str, argument: Any) -> None:
+        watched.look()
+        maybe(name, argument)
+
     def maybe(name: str, argument: Any) -> None:
         nonlocal budget, crashes
         nonlocal partition
@@ -78,11 +82,15 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
         if not partition:
             raise Crash
 
-    journal = MemoryJournal(before_commit=maybe, after_commit=maybe)
+    journal = MemoryJournal(before_commit=maybe, after_commit=after)
 
     def now() -> int:
         return int(loop.time() * 1000)
 
+    watched = budgets.Watched(journal, LOCAL_ORG, now)
+    daily = budgets.of_the_day(seed)
+    if daily is not None:
+        journal.daily[LOCAL_ORG] = daily
     ids = Ids(loop.time, random.Random(f"{seed}/ids"))
 
     async def submit(
@@ -163,6 +171,9 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     outcome.problems += [
         f"unsafe {call} ran {n} times" for call, n in world.ledger.starts.items() if "unsafe" in call and n > 1
     ]
+    if world.bank is not None and daily is not None:
+        ours = [run_id, *(other for number, other in enumerate(neighbours) if number % 3 != 2)]
+        outcome.problems += watched.at_the_end(sum((world.bank.billed[each] for each in ours), Amount()))
     for neighbour, beside in neighbours.items():
         found = await _outcome(seed, journal, neighbour, beside, crashes, world)
         outcome.problems += [f"neighbour {neighbour} ({found.status}): {problem}" for problem in found.problems]

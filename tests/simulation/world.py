@@ -320,6 +320,10 @@ class World:
                     return
             await work
         except asyncio.CancelledError:
+            # The region's own last report comes first; this one counts only where there is none.
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
             call.add(Report(region=region.id, ended=Ended.CANCELLED))
         finally:
             work.cancel()

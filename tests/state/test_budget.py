@@ -16,6 +16,7 @@ from flowmason.compiler import compile_pipeline
 from flowmason.errors import Failure
 from flowmason.ids import PlanId, RunId
 from flowmason.registry import find_components
+from flowmason.slices import Day, take
 from flowmason.state import RunState, StageState, Status, decide
 from flowmason.usage import Amount, Call, Limit, dollars, limit_of, nanodollars, total, used
 
@@ -47,17 +48,16 @@ def test_no_sequence_of_grants_and_settlements_passes_a_limit(
     for number, (need, whole, generous, part, ends) in enumerate(steps):
         found = ask(accounts, need, whole=whole, generous=generous)
         if isinstance(found, Granted):
-            allowed = found.allowance.amount
             if need is not None:
                 assert found.allowance.fits(need)
-            purse.reserve((("s",), number), keys, allowed)
+            purse.reserve((("s",), number), keys, found.allowance)
         elif isinstance(found, Waits):
             assert found.account.reserved
         else:
             assert isinstance(found, Never) and not found.account.reserved
         if ends and purse.open:
             ticket = next(iter(purse.open))
-            held, _ = purse.open[ticket]
+            held = purse.open[ticket][0].amount
             spent = Amount(int(held.nanodollars * part), int(held.tokens * part))
             purse.settle(ticket, keys, spent)
         assert all(account.limit.fits(account.spent + account.reserved) for account in accounts)
@@ -81,7 +81,7 @@ def test_what_waits_is_granted_once_others_settle() -> None:
     purse = Purse()
     purse.account(ONE, "the run", Limit(None, 100))
     account = purse.accounts[ONE]
-    purse.reserve((("a",), 1), [ONE], Amount(0, 80))
+    purse.reserve((("a",), 1), [ONE], Limit(None, 80))
     assert isinstance(ask([account], Amount(0, 40)), Waits)
     purse.settle((("a",), 1), [ONE], Amount(0, 10))
     assert ask([account], Amount(0, 40)) == Granted(Limit(None, 40))
@@ -93,7 +93,7 @@ def test_what_cannot_be_begun_again_gets_all_that_is_left_and_waits_for_others()
     purse = Purse()
     purse.account(ONE, "the run", Limit(1000))
     account = purse.accounts[ONE]
-    purse.reserve((("a",), 1), [ONE], Amount(1))
+    purse.reserve((("a",), 1), [ONE], Limit(1))
     assert isinstance(ask([account], None, whole=True), Waits)
     purse.settle((("a",), 1), [ONE], Amount(1))
     assert ask([account], None, whole=True) == Granted(Limit(999))
@@ -208,3 +208,36 @@ def test_a_thousand_fan_outs_never_pass_their_budget() -> None:
         fan.run()
         ends[all(stage.status is Status.COMPLETED for stage in fan.state.stages.values())] += 1
     assert min(ends.values()) > 50, ends
+
+
+# -- slices of an org's budget -------------------------------------------------------------------
+
+
+@given(
+    LIMITS,
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from(("take", "reserve", "settle", "die")), AMOUNTS), max_size=40),
+)
+def test_slices_never_add_up_to_more_than_the_budget(limit: Limit, steps: list[tuple[int, str, Amount]]) -> None:
+    """Three conductors take, reserve, settle and die in any order; what the dead had reserved stays reserved."""
+    free, reserved, spent = [Amount()] * 3, Amount(), Amount()
+
+    def day() -> Day:
+        return Day(limit, spent, sum(free, Amount()), reserved)
+
+    for who, what, amount in steps:
+        if what == "take":
+            taken = take(day(), amount, free[who])
+            if taken.got is not None:
+                assert limit.of(taken.got).fits(limit.of(amount).amount) or limit.fits(amount)
+                free[who] += taken.got
+        elif what == "reserve" and limit.of(free[who]).fits(amount):
+            held = limit.of(amount).amount
+            free[who] -= held
+            reserved += held
+        elif what == "settle":
+            used_up = Amount(reserved.nanodollars // 3, reserved.tokens // 3)
+            free[who] += reserved - used_up
+            reserved, spent = Amount(), spent + used_up
+        elif what == "die":
+            free[who] = Amount()
+        assert limit.fits(day().taken)

@@ -97,6 +97,8 @@ ROUTES: dict[str, Wall] = {
     "metrics": Wall(P.STATS_READ, None, OWN),
     "stats": Wall(P.STATS_READ, None, OWN),
     "usage": Wall(P.STATS_READ, None, OWN),
+    "usage_budget": Wall(P.STATS_READ, None, OWN),
+    "usage_budget_set": Wall(P.ORG_WRITE, {}, OWN),
     "debug_run": Wall(P.DEBUG_CONTROL, {}, (422,)),
     "debug_breakpoints": Wall(P.DEBUG_CONTROL, {"breakpoints": []}),
     "debug_exceptions": Wall(P.DEBUG_CONTROL, {"filters": []}),

@@ -166,3 +166,27 @@ def test_usage_is_told_by_day_pipeline_and_model_and_outlives_its_runs(studio: S
     assert item["input_tokens"] == detail["usage"]["input_tokens"] > 0
     other = studio.client.get("/api/v1/usage?pipeline=none", headers=studio.headers(Role.VIEWER))
     assert other.json() == {"items": [], "next_cursor": None}
+
+
+def test_what_an_org_may_spend_a_day_is_said_by_admins_audited_and_held(studio: Studio) -> None:
+    path, wanted = "/api/v1/usage/budget", {"max_tokens_per_day": 6_000}
+    assert studio.client.put(path, json=wanted, headers=studio.headers(Role.DEVELOPER)).status_code == 403
+    answer = studio.client.put(path, json=wanted, headers=studio.headers(Role.ADMIN))
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["max_cost_per_day"], answer.json()["max_tokens_per_day"]) == (None, 6_000)
+    asked = {"component_type": "generator", "config": {"prompt": "one two"}, "llm_settings": {"provider": "mock"}}
+    pipeline = made(studio, {"name": "asks", "version": "1.0.0", "stages": [{**asked, "id": "ask"}]})["id"]
+    first = started(studio, pipeline)["id"]
+    with conducting(studio.services.settings):
+        assert ended(studio, first)["status"] == "completed"
+        stands = studio.client.get(path, headers=studio.headers(Role.VIEWER)).json()
+        assert stands["spent_tokens"] > 0 and stands["reserved_tokens"] == 0
+        assert studio.client.put(path, json={"max_tokens_per_day": 100}, headers=studio.headers(Role.OWNER)).is_success
+        second = started(studio, pipeline)["id"]
+        failed = ended(studio, second)
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "BUDGET_EXCEEDED")
+    assert "today's budget of the org is 100 tokens" in failed["error"]["message"]
+    log = studio.client.get("/api/v1/auth/audit-log?action=org.budget", headers=studio.headers(Role.OWNER)).json()
+    assert [entry["details"]["max_tokens_per_day"] for entry in log["items"]] == [100, 6_000]
+    strange = studio.client.put(path, json={"max_cost_per_day": "a lot"}, headers=studio.headers(Role.OWNER))
+    assert strange.status_code == 422

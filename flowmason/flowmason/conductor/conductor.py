@@ -12,11 +12,12 @@ from typing import Any, Protocol
 from flowmason.conductor.loading import Plans
 from flowmason.conductor.surroundings import Resolve
 from flowmason.conductor.traffic import Traffic
+from flowmason.conductor.treasury import Treasury
 from flowmason.conductor.walker import Walker
 from flowmason.errors import Code, FlowMasonError, JournalError
 from flowmason.event import Recorded
 from flowmason.executor import Executor
-from flowmason.ids import ConductorId, Ids, RunId
+from flowmason.ids import ConductorId, Ids, OrgId, RunId
 from flowmason.journal import Command, Journal, RunRow
 from flowmason.plan import Plan
 from flowmason.report import Delta, LogLine, Report
@@ -86,6 +87,7 @@ class Conductor:
         self.id: ConductorId = ids.conductor()
         self.plans = Plans(journal)
         self.traffic = Traffic(executor, self.nudge_walker)
+        self.treasury = Treasury(journal, self.id, now, self._nudge_org)
         self.storage_patience_s = storage_patience_s
         self.walkers: dict[RunId, Walker] = {}
         self.failures: dict[RunId, JournalError] = {}
@@ -178,6 +180,7 @@ class Conductor:
                     self.stop()
                     return
                 self._beaten = begun
+                await self.treasury.refresh()
                 if self._only is None:
                     await self._observe(asyncio.get_running_loop().time())
             except JournalError as error:
@@ -279,6 +282,11 @@ class Conductor:
             return False
         walker.nudge()
         return True
+
+    def _nudge_org(self, org_id: OrgId) -> None:
+        for walker in self.walkers.values():
+            if walker.row.org_id == org_id:
+                walker.nudge()
 
     # -- side streams ----------------------------------------------------------------------------
 

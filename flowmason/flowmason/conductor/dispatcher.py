@@ -9,6 +9,7 @@ from typing import Any
 from flowmason import event as ev
 from flowmason.allowing import Allowed, Held, allow
 from flowmason.conductor.flights import Flight, Flights, take
+from flowmason.conductor.treasury import RunMoney
 from flowmason.debug import Gate
 from flowmason.dispatch import Load, is_cheap, is_effect, pieces, placement, region_id, region_name, share
 from flowmason.errors import Code, Failure
@@ -18,6 +19,7 @@ from flowmason.plan import Kind
 from flowmason.policy import CANCEL_GRACE_S, Placement, Resources
 from flowmason.report import Region
 from flowmason.state import ForeachState, RunState, StageState
+from flowmason.usage import Amount
 
 REGION_SLOTS = 256
 SMALLEST_SHARE = 16
@@ -55,6 +57,8 @@ class Dispatched:
     """Only after the commit."""
     stops: list[ev.Event] = field(default_factory=list)
     """Of a run that is debugged: what breakpoints and steps make of what was ready."""
+    grow: Amount | None = None
+    """How much more of its org's budget a stage waits for."""
     short: set[Placement] = field(default_factory=set)
     """Where there was no room for more."""
 
@@ -62,7 +66,15 @@ class Dispatched:
 class Dispatcher:
     """Chooses what a run sends out next."""
 
-    def __init__(self, state: RunState, flights: Flights, executor: Executor, org_id: OrgId, gate: Gate) -> None:
+    def __init__(
+        self,
+        state: RunState,
+        flights: Flights,
+        executor: Executor,
+        org_id: OrgId,
+        gate: Gate,
+        money: RunMoney | None = None,
+    ) -> None:
         self.ready: dict[StagePath, StageState] = {}
         self.loops: dict[StagePath, StageState] = {}
         self.size = SMALLEST_SHARE
@@ -72,6 +84,7 @@ class Dispatcher:
         self._executor = executor
         self._org_id = org_id
         self._gate = gate
+        self._money = money
         self._counter = 0
         self._looked_at = 0
         self._budget_ms = float(state.options.get("region_ms") or 20.0)
@@ -178,12 +191,17 @@ class Dispatcher:
             return
         effect = is_effect(stage)
         allowed = Allowed()
-        if effect and self._state.capped:
-            found = allow(self._state, stage)
+        slice_ = self._money.slice if self._money is not None else None
+        if effect and (self._state.capped or slice_ is not None):
+            found = allow(self._state, stage, slice_)
             if isinstance(found, Failure):
                 done.events.append(ev.StageFailed(path=stage.path, attempt=stage.attempt, failure=found))
                 return
             if isinstance(found, Held):
+                if slice_ is not None:
+                    slice_.waited_for = True
+                if found.grow is not None:
+                    done.grow = found.grow if done.grow is None else done.grow.most(found.grow)
                 return  # it is looked at again whenever something has ended
             allowed = found
         room.take(where)
@@ -194,7 +212,9 @@ class Dispatcher:
         if effect:
             if allowed.allowance is not None:  # what follows in this round finds it reserved
                 keys = self._state.budgets(stage)
-                self._state.purse.reserve((stage.path, stage.attempt), keys, allowed.allowance.amount)
+                self._state.purse.reserve((stage.path, stage.attempt), keys, allowed.allowance)
+                if self._money is not None:
+                    self._money.reserve((stage.path, stage.attempt), allowed.allowance.amount)
             done.events.append(
                 ev.StageStarted(
                     path=stage.path,
@@ -269,6 +289,11 @@ class Dispatcher:
             slots = min(slots, REGION_SLOTS)
             done.pure.append(self._flight(load, Placement.TASK, clock, slots=slots, bounded=True))
 
+    @property
+    def _limited(self) -> bool:
+        """Whether anything of the run, or its org, is under a budget."""
+        return self._state.capped or (self._money is not None and self._money.slice is not None)
+
     def _flight(
         self,
         load: Load,
@@ -301,7 +326,7 @@ class Dispatcher:
             bounded=bounded,
             shallow=any(self._cut(stage) for stage in load.stages),
             debugged=self._gate.active,
-            capped=state.capped and (allowed.allowance is not None or not effect),
+            capped=allowed.allowance is not None or (not effect and self._limited),
             allowance=allowed.allowance,
             fallback=allowed.fallback,
             budget_ms=self._budget_ms,
@@ -314,7 +339,7 @@ class Dispatcher:
 
     def attach(self, stage: StageState, clock: float) -> Flight:
         """A flight that looks for the call of an effect which an earlier conductor started."""
-        reserved = self._state.purse.limit((stage.path, stage.attempt))
+        reserved = self._state.purse.open.get((stage.path, stage.attempt), (None, ()))[0]
         return self._flight(
             Load([stage]),
             placement(stage),

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from flowmason.conductor.loading import Plans
 from flowmason.conductor.traffic import Traffic
+from flowmason.conductor.treasury import Treasury
 from flowmason.errors import JournalError
 from flowmason.event import Recorded
 from flowmason.executor import Executor
@@ -33,6 +34,7 @@ class Surroundings(Protocol):
     executor: Executor
     plans: Plans
     traffic: Traffic
+    treasury: Treasury
     rng: random.Random
     resolve: Resolve
     now: Callable[[], int]

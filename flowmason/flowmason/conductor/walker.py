@@ -19,6 +19,7 @@ from flowmason.conductor.loading import load_state
 from flowmason.conductor.submit import keep
 from flowmason.conductor.summary import summary
 from flowmason.conductor.surroundings import Surroundings
+from flowmason.conductor.treasury import RunMoney
 from flowmason.errors import Code, FencedError, JournalError
 from flowmason.event import Recorded
 from flowmason.ids import StagePath, format_path
@@ -53,6 +54,7 @@ class Walker:
         self._tries: dict[StagePath, StageState] = {}
         self._helpers: set[asyncio.Task[None]] = set()
         self._refusals = 0
+        self._money: RunMoney | None = None
 
     def take(self, command: Command) -> bool:
         """Queue a command, unless it is queued already."""
@@ -77,7 +79,8 @@ class Walker:
             self.state.epoch = self.row.epoch
             values, org_id = self._conductor.values, self.row.org_id
             gate = debug.Gate(self.state, debug.loader(lambda digest: values.get(org_id, digest)))
-            self._dispatcher = Dispatcher(self.state, self.flights, self._conductor.executor, org_id, gate)
+            self._money = await self._conductor.treasury.enter(org_id, self.state)
+            self._dispatcher = Dispatcher(self.state, self.flights, self._conductor.executor, org_id, gate, self._money)
             self._admission = Admission(self._conductor, self.state, self.row.org_id)
             await self._walk()
         except FencedError:
@@ -86,6 +89,8 @@ class Walker:
             log.error("run %s: the journal refused: %s", self.row.run_id, error)
             self._conductor.broken(self.row.run_id, error)
         finally:
+            if self._money is not None:
+                self._money.leave()
             await self._land()
 
     # -- the loop --------------------------------------------------------------------------------
@@ -142,6 +147,8 @@ class Walker:
                 waiting = [*dispatched.pure, *waiting]
             effects += waiting
             self._traffic.reserve(waiting)
+            if dispatched.grow is not None:
+                self._conductor.treasury.grow_later(self.row.org_id, dispatched.grow)
             for placement in dispatched.short:
                 self._traffic.await_room(self.row.run_id, self.row.org_id, placement)
             for event in (*dispatched.events, *dispatched.stops):
@@ -176,6 +183,8 @@ class Walker:
 
     def _apply(self, event: ev.Event, batch: list[ev.Event]) -> None:
         batch.append(event)
+        if self._money is not None:
+            self._money.note(event)
         self.state.apply(event, at=self._conductor.now())
         if isinstance(event, ev.StageExpanded):
             self._watch(self.state.stages[event.path])
@@ -360,6 +369,7 @@ class Walker:
             summary=summary(state) if over else None,
             durable=over or any(isinstance(event, _EFFECT_EVENTS) or self._of_effect(event) for event in batch),
             children=tuple(self._children),
+            moves=self._money.moves() if self._money is not None else None,
         )
         await self._append(append)
         self._answered, self._children = [], []

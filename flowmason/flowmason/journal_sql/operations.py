@@ -40,6 +40,8 @@ _ADVANCE_ALL = (
     " WHERE run_id=? AND epoch=? AND seq=?"
 )
 
+EMPTY_SLICES = "UPDATE budget_slices SET free_nanodollars=0, free_tokens=0 WHERE owner=?"
+
 
 class Operation:
     """One write."""
@@ -161,6 +163,10 @@ class AddEvents(Operation):
             connection.write(_INSERT_FRAME, (*frame, self.codec, self.data))
         if self.digests:
             _insert_values(connection, append.run_id, append.org_id, self.digests)
+        if append.moves is not None:
+            from flowmason.journal_sql import slices
+
+            slices.move(connection, append.run_id, append.org_id, append.by, append.moves)
         if self.calls:
             usage.insert(connection, append.run_id, append.org_id, append.at, self.calls)
         for command_id in append.taken:
@@ -256,6 +262,7 @@ class Remove(Operation):
             return
         self.result = True
         connection.write("UPDATE runs SET owner=NULL WHERE owner=?", (self.conductor,))
+        connection.write(EMPTY_SLICES, (self.conductor,))
 
     def written(self, connection: Connection) -> bool:
         sql = "SELECT 1 FROM conductors WHERE conductor_id=?"

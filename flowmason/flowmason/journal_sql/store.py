@@ -14,11 +14,13 @@ from flowmason.errors import FlowMasonError
 from flowmason.event import Frame, Recorded
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId
 from flowmason.journal import Append, Claimed, Command, NewRun, RunRow
-from flowmason.journal_sql import claims, frames, operations, rows, usage
+from flowmason.journal_sql import claims, frames, operations, rows, slices, usage
 from flowmason.journal_sql.readers import Readers
 from flowmason.journal_sql.writer import Writer
 from flowmason.ledger import UsageSum
 from flowmason.report import Delta, LogLine
+from flowmason.slices import Day, Taken
+from flowmason.usage import Amount, Limit
 
 PATIENCE_S = 60.0
 """How long a lost database is waited for before what was asked of it fails."""
@@ -146,6 +148,23 @@ class SqlJournal:
     async def usage(self, org_id: OrgId, since: str, until: str, pipeline: str | None = None) -> list[UsageSum]:
         asked = usage.question(org_id, since, until, pipeline)
         return usage.sums(await self._readers.read(lambda connection: connection.run(*asked).fetchall()))
+
+    async def budgets(self, org_ids: Sequence[OrgId]) -> dict[OrgId, Limit]:
+        asked = slices.LIMITS.format(rows.marks(org_ids))
+        found = await self._readers.read(lambda connection: connection.run(asked, org_ids).fetchall())
+        return {OrgId(row[0]): limit for row in found if (limit := Limit(row[1], row[2]))}
+
+    async def budget_day(self, org_id: OrgId, day: str) -> Day | None:
+        asked = (*([day] * 4), org_id)
+        row = await self._readers.read(lambda connection: connection.run(slices.DAY, asked).fetchone())
+        return slices.day_of_row(row) if row else None
+
+    async def take_slice(self, conductor: ConductorId, org_id: OrgId, day: str, need: Amount) -> Taken | None:
+        taken: Taken | None = await self._writer.write(slices.TakeSlice(conductor, org_id, day, need))
+        return taken
+
+    async def return_slices(self, conductor: ConductorId, org_id: OrgId) -> None:
+        await self._writer.write(slices.ReturnSlices(conductor, org_id))
 
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:
         if dry_run:

@@ -18,13 +18,14 @@ from flowmason.errors import UsageError
 from flowmason.event import Frame, Recorded
 from flowmason.ids import OrgId, PlanId, RunId
 from flowmason.journal import Command, NewRun, RunRow
-from flowmason.journal_sql import frames, rows, tenant_writes, usage
+from flowmason.journal_sql import frames, rows, slices, tenant_writes, usage
 from flowmason.journal_sql.operations import Operation
 from flowmason.journal_sql.readers import Readers
 from flowmason.journal_sql.store import PATIENCE_S, decode_delta, decode_line, open_tables
 from flowmason.journal_sql.writer import Writer
 from flowmason.ledger import UsageSum
 from flowmason.report import Delta, LogLine
+from flowmason.slices import Day
 
 Role = Literal["engine", "api"]
 _READERS = 4
@@ -214,6 +215,11 @@ class OrgRuns:
     async def usage(self, since: str, until: str, pipeline: str | None = None) -> list[UsageSum]:
         """What the org's model calls of some days (UTC, both included) add up to, the latest day first."""
         return usage.sums(await self._ask(*usage.question(self.org_id, since, until, pipeline)))
+
+    async def budget_day(self, day: str) -> Day | None:
+        """How the org's budget of a day stands; None: it has none."""
+        found = await self._ask(slices.DAY, (*([day] * 4), self.org_id))
+        return slices.day_of_row(found[0]) if found else None
 
     async def post(self, command: Command) -> bool:
         """Put a command into a run's inbox. False where the run does not exist."""

@@ -146,7 +146,7 @@ class RunState(Reviving):
             stage.scope.busy += 1
         stage.status, stage.attempt = Status.RUNNING, event.attempt
         if event.allowance is not None:
-            self.purse.reserve((event.path, event.attempt), self.budgets(stage), event.allowance.amount)
+            self.purse.reserve((event.path, event.attempt), self.budgets(stage), event.allowance)
         stage.cheaper = event.fallback
 
     def _stage_finished(self, event: ev.StageFinished) -> None:
@@ -251,9 +251,7 @@ class RunState(Reviving):
 
     def _stage_reopened(self, event: ev.StageReopened) -> None:
         stage = self.find(event.path)
-        for path, attempt in [ticket for ticket in self.purse.open if ticket[0][: len(event.path)] == event.path]:
-            # Nobody hears of that attempt any more: all that it was allowed counts as spent.
-            self.purse.settle((path, attempt), *self.purse.held((path, attempt)))
+        self.purse.forfeit(event.path)
         self.reopen(stage, event.round)
         stage.edit = event.edit or stage.edit
         self.rounds = max(self.rounds, event.round)
@@ -291,7 +289,7 @@ class RunState(Reviving):
         if usage is not None:
             stage.usage = usage if stage.usage is None else stage.usage + usage
             self.usage = usage if self.usage is None else self.usage + usage
-        if self.capped:
+        if self.capped or self.purse.open:
             attempt = getattr(event, "attempt", 0)
             self.purse.settle((event.path, attempt), self.budgets(stage), used(usage))
 

@@ -41,6 +41,13 @@ org_limits = sa.Table(
     _count("max_queued_runs", null=True),
     _count("weight"),
 )
+org_budgets = sa.Table(
+    "org_budgets",
+    metadata,
+    _text("org_id", key=True),
+    _count("nanodollars", null=True),
+    _count("tokens", null=True),
+)
 members = sa.Table(
     "members",
     metadata,

@@ -16,6 +16,7 @@ from flowmason.studio.identity.callers import Caller
 from flowmason.studio.identity.credentials import new_id
 from flowmason.studio.identity.permissions import Role
 from flowmason.studio.scope import Scope, StudioStore
+from flowmason.usage import Limit, dollars
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -90,6 +91,22 @@ def set_limits(store: StudioStore, caller: Caller, wanted: Limits, now: int) -> 
             details=values,
         )  # fmt: skip
     return wanted
+
+
+def set_budget(store: StudioStore, caller: Caller, limit: Limit, now: int) -> None:
+    """Say what the caller's org may spend on models a day; nothing limited: any amount."""
+    values = {"nanodollars": limit.nanodollars, "tokens": limit.tokens}
+    with store.scope(caller.org_id) as scope:
+        if not scope.change(schema.org_budgets, **values):
+            scope.add(schema.org_budgets, **values)
+        details = {
+            "max_cost_per_day": None if limit.nanodollars is None else dollars(limit.nanodollars),
+            "max_tokens_per_day": limit.tokens,
+        }
+        audit.record(
+            scope, now, actor=caller.actor, action="org.budget", resource_type="org", resource_id=caller.org_id,
+            details=details,
+        )  # fmt: skip
 
 
 def of_user(store: StudioStore, user_id: str) -> list[tuple[Org, Role]]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from flowmason_serve_apps.studio.models.common import UsageOut
+from flowmason_serve_apps.studio.models.common import Body, UsageOut
 from flowmason_serve_apps.studio.models.runs import RunStatus
 
 Cause = Literal[
@@ -96,3 +96,26 @@ class UsagePage(BaseModel):
 
     items: list[UsageSum]
     next_cursor: str | None
+
+
+class DayBudget(Body):
+    """What the org may spend on models a day (UTC); null: any amount."""
+
+    max_cost_per_day: str | None = Field(
+        default=None, pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$", description="US dollars, as a decimal string."
+    )
+    max_tokens_per_day: int | None = Field(default=None, ge=0, le=10**15, description="Prompts and answers together.")
+
+
+class DayBudgetOut(BaseModel):
+    """What the org may spend on models a day, and how today stands."""
+
+    max_cost_per_day: str | None
+    max_tokens_per_day: int | None
+    day: str = Field(description="Today, by UTC.")
+    spent_cost: str = Field(description="Since the org has a budget.")
+    spent_tokens: int
+    reserved_cost: str = Field(description="By model calls under way, at worst.")
+    reserved_tokens: int
+    held_cost: str = Field(description="By conductors, to reserve out of.")
+    held_tokens: int

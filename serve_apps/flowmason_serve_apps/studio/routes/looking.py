@@ -11,11 +11,17 @@ from fastapi import APIRouter, Query
 from flowmason.assembly.outcome import moment
 from flowmason.ids import RunId
 from flowmason.ledger import day_of, told
+from flowmason.slices import Day
+from flowmason.studio.identity import orgs
+from flowmason.studio.identity.callers import Caller
+from flowmason.usage import Limit as UsageLimit
+from flowmason.usage import dollars, limit_of
 from flowmason.waiting import Why
 from flowmason_serve_apps.studio import counting, reasons
 from flowmason_serve_apps.studio.models import looking as models
-from flowmason_serve_apps.studio.routes.parts import Given, RunReader, StatsReader
+from flowmason_serve_apps.studio.routes.parts import Given, OrgWriter, RunReader, StatsReader
 from flowmason_serve_apps.studio.routes.runs import Run
+from flowmason_serve_apps.studio.services import Services
 
 router = APIRouter(tags=["runs"])
 _DAY_MS = 24 * 3600 * 1000
@@ -62,6 +68,37 @@ async def usage(
     runs = services.runs.org(caller.org_id)
     found = await runs.usage(day_of(now - (days - 1) * _DAY_MS), day_of(now), pipeline)
     return models.UsagePage(items=[models.UsageSum(**told(each)) for each in found], next_cursor=None)
+
+
+@router.get("/usage/budget", operation_id="usage_budget")
+async def budget(services: Given, caller: StatsReader) -> models.DayBudgetOut:
+    """What the org may spend on models a day, and how today stands."""
+    return await _budget(services, caller)
+
+
+@router.put("/usage/budget", operation_id="usage_budget_set")
+async def set_budget(services: Given, caller: OrgWriter, body: models.DayBudget) -> models.DayBudgetOut:
+    """Say what the org may spend on models a day. It holds what starts from now on; left out: any amount."""
+    limit = limit_of(body.max_cost_per_day, body.max_tokens_per_day)
+    await asyncio.to_thread(orgs.set_budget, services.store, caller, limit, services.now())
+    return await _budget(services, caller)
+
+
+async def _budget(services: Services, caller: Caller) -> models.DayBudgetOut:
+    today = day_of(services.now())
+    found = await services.runs.org(caller.org_id).budget_day(today) or Day(UsageLimit())
+    cost = found.limit.nanodollars
+    return models.DayBudgetOut(
+        max_cost_per_day=None if cost is None else dollars(cost),
+        max_tokens_per_day=found.limit.tokens,
+        day=today,
+        spent_cost=dollars(found.spent.nanodollars),
+        spent_tokens=found.spent.tokens,
+        reserved_cost=dollars(found.reserved.nanodollars),
+        reserved_tokens=found.reserved.tokens,
+        held_cost=dollars(found.free.nanodollars),
+        held_tokens=found.free.tokens,
+    )
 
 
 def _plain(cause: Why) -> dict[str, Any]:
