@@ -263,3 +263,30 @@ def test_a_call_is_unsafe_unless_the_stage_says_otherwise() -> None:
     assert spec({"effect": "idempotent"}) is Effect.IDEMPOTENT
     assert spec({"effect": "{{input.effect}}"}) is Effect.UNSAFE
     assert spec_of(McpListTools).effect is Effect.IDEMPOTENT
+
+
+def test_workers_on_this_machine_are_given_the_variables_of_servers() -> None:
+    import msgspec
+
+    from flowmason.executor import WorkerSettings
+    from flowmason_actors.launch import Launch, launch_of
+
+    servers = {
+        "a": {"command": "x", "env": ["LISTED"]},
+        "b": {"command": "x", "env": {"SHOWN": "${INSIDE}!"}},
+        "c": {"url": "https://a.b/", "headers": {"Authorization": "Bearer ${TOKEN}"}},
+    }
+    settings = WorkerSettings("file:///nowhere", options={"mcp_servers": servers})
+    environ = {"LISTED": "1", "INSIDE": "2", "TOKEN": "3", "OTHER": "4"}
+    launch = msgspec.msgpack.decode(launch_of(settings, environ, share=True), type=Launch)
+    assert launch.environ == {"LISTED": "1", "INSIDE": "2", "TOKEN": "3"}
+
+
+async def test_a_server_that_says_nothing_does_not_hold_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowmason.mcp_client import pool
+
+    monkeypatch.setattr(pool, "_START_S", 0.5)
+    made = connections(mute={"command": "sleep", "args": ["600"]})
+    with pytest.raises(StageError, match=r"did not begin within 0\.5 s"):
+        await call(Stage(made), "add", server="mute")
+    await made.close()
