@@ -77,3 +77,5 @@ def test_a_faulty_prompt_is_told_with_its_place(greeting: Project, fm: Fm) -> No
     greeting.write("prompts/bad.md", "Say {{nothing}}\n")
     answer = fm("prompts", "list")
     assert answer.code == 2 and "prompts/bad.md:1:7" in answer.err and "hello" in answer.out
+    checked = fm("validate")
+    assert checked.code == 2 and "prompts/bad.md:1:7" in checked.err + checked.out

@@ -17,7 +17,6 @@ from flowmason.ids import sha256
 from flowmason.pipeline import Pipeline
 from flowmason.plan import Plan
 from flowmason.project import PIPELINE_SUFFIXES, Project, PromptFolder, project_for
-from flowmason.prompt import Prompt
 
 if TYPE_CHECKING:
     from flowmason.inherit import Resolved
@@ -92,7 +91,7 @@ class Workspace:
         return self.project.registry(packages=self._packages)
 
     @cached_property
-    def prompts(self) -> Mapping[str, Prompt]:
+    def prompts(self) -> PromptFolder:
         """Every prompt that the pipelines may refer to, read when it is asked for."""
         return PromptFolder(self.project.root)
 

@@ -68,7 +68,7 @@ def _check(target: str, inheritance: bool, strict: bool) -> list[dict[str, Any]]
         manifest = shown(workspace.root / MANIFEST)
         reports.insert(0, _report(manifest))
         by_file: dict[str, list[Fault]] = {}
-        for fault in workspace.component_faults():
+        for fault in (*workspace.component_faults(), *workspace.prompts.faults()):
             by_file.setdefault(fault.file or manifest, []).append(fault)
         reports += [_report(file, faults=faults) for file, faults in by_file.items()]
     elif not files:

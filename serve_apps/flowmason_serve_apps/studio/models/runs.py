@@ -143,6 +143,7 @@ class RunDetail(RunSummary):
     input: Any
     output: Any
     stages: dict[str, StageResult] = Field(description="By path, in the order of the file.")
+    prompts: dict[str, str] = Field(description="The prompts by reference that its Plan was made from: name to digest.")
     options: RunOptions
     seq: int = Field(description="The last event that is in it.")
     plan: str | None
