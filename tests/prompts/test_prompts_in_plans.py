@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compiling_kit import BY_NAME, read, stage
 from flowmason.compiler import compile_pipeline
 from flowmason.document.prompts import parse_prompt
-from flowmason.errors import Code, Fault, RefusedError
-from flowmason.expressions import unparse_template
+from flowmason.errors import Code, ExpressionError, Fault, RefusedError
+from flowmason.expressions import evaluate, field_of, unparse_template
 from flowmason.plan import Plan, decode
 from flowmason.registry import find_components
 
@@ -126,3 +128,43 @@ def test_wrong_references_are_refused_in_their_place(
 def test_where_no_prompts_are_known_the_reference_is_refused_by_name() -> None:
     fault = refused({"prompt": use(text="a")}, prompts=None)[0]
     assert fault.code == Code.NOT_FOUND and "'summarise'" in fault.reason
+
+
+scalars = st.none() | st.booleans() | st.integers(-1000, 1000) | st.text(max_size=5)
+values = st.recursive(
+    scalars, lambda inner: st.dictionaries(st.sampled_from("bc"), inner) | st.lists(inner, max_size=2)
+)
+BODIES = (
+    "{{a}}",
+    "x{{a}}y",
+    "{{ json(a) }}!",
+    "{{ default(a.b, 'none') }}",
+    "{{ a if a == b else [b, {'k': a}] }}",
+    "{{ str(b) + str(a) }} {{ len(str(a)) }}",
+)
+
+
+@given(values, values, st.sampled_from(BODIES), st.booleans())
+def test_a_filled_prompt_says_what_its_body_says_of_the_values(a: Any, b: Any, body: str, referred: bool) -> None:
+    prompt = parse_prompt(f"---\nvariables: {{a: {{}}, b: {{}}}}\n---\n> {body}", "p")
+    passed: dict[str, Any] = {"a": "{{input.a}}" if referred else quoted(a), "b": quoted(b)}
+    plan = build({"prompt": {"$prompt": "p", "variables": passed}}, prompts={"p": prompt})
+    filled = field_of(plan.stages["s"].inputs, "prompt")  # type: ignore[index]
+    assert filled is not None
+    assert said(filled, {"input": {"a": a}}) == said(prompt.body, {"a": a, "b": b})
+
+
+def said(template: Any, roots: dict[str, Any]) -> Any:
+    try:
+        return evaluate(template, roots)
+    except ExpressionError:
+        return "refused"
+
+
+def quoted(value: Any) -> Any:
+    """A value as a pipeline file writes it: braces in texts are no templates."""
+    if isinstance(value, dict):
+        return {key: quoted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [quoted(item) for item in value]
+    return value.replace("{{", "{{{{") if isinstance(value, str) else value

@@ -9,7 +9,8 @@ import pytest
 
 from flowmason.errors import RefusedError
 from flowmason.package import pack_bytes
-from flowmason.project import load_project
+from flowmason.project import PromptFolder, load_project
+from studio.conducting import conducting, ended, made, started
 from studio.kit import Studio
 
 BASE = "/api/v1/registry"
@@ -115,3 +116,18 @@ def test_a_faulty_prompt_is_not_packed(tmp_path: Path) -> None:
     with pytest.raises(RefusedError) as caught:
         pack_bytes(load_project(tmp_path))
     assert (caught.value.faults[0].line, caught.value.faults[0].column) == (1, 9)
+
+
+def test_a_run_names_the_version_of_the_prompt_that_it_used(studio: Studio, tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "flowmason.json").write_text('{"name": "texts"}')
+    (tmp_path / "prompts" / "greet.md").write_text("Greet everybody.\n")
+    project = load_project(tmp_path)
+    assert _upload(studio, pack_bytes(project)).status_code == 201
+    stage = {"id": "a", "component_type": "generator", "config": {"prompt": {"$prompt": "greet"}}}
+    stage["llm_settings"] = {"provider": "mock"}
+    run = started(studio, made(studio, {"name": "p", "stages": [stage]})["id"], {})
+    with conducting(studio.services.settings):
+        done = ended(studio, run["id"])
+    assert done["status"] == "completed" and "Greet everybody." in done["stages"]["a"]["output"]["content"], done
+    assert done["prompts"] == {"greet": PromptFolder(tmp_path)["greet"].digest}
