@@ -40,6 +40,12 @@ def _plain_ray() -> Engine:
     return PlainRay()
 
 
+def _floor() -> Engine:
+    from benchmarks.engines.floor import Floor
+
+    return Floor()
+
+
 def _langgraph() -> Engine:
     from benchmarks.engines.langgraph_sqlite import LangGraph
 
@@ -56,16 +62,18 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "ours-local": _ours_local,
     "ours-ray": _ours_ray,
     "ray": _plain_ray,
+    "floor": _floor,
     "langgraph": _langgraph,
     "dbos": _dbos,
 }
 
-TOGETHER = [["ours-ray", "ray"]]
-"""Engines that share one process: both stand on the same Ray."""
+TOGETHER = [["ours-ray", "ray", "floor"]]
+"""Engines that share one process: all stand on the same Ray."""
 
 NEEDS = {
     "ours-ray": ["ray"],
     "ray": ["ray"],
+    "floor": ["ray"],
     "langgraph": ["langgraph", "langgraph.checkpoint.sqlite"],
     "dbos": ["dbos"],
 }
