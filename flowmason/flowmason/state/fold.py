@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flowmason import event as ev
-from flowmason.budget import RUN, Key, Purse, account_path, stage_name
+from flowmason.budget import RUN, Key, Purse
 from flowmason.errors import Code, Failure
 from flowmason.ids import PlanId, RunId, StageId, StagePath, format_path
 from flowmason.plan import Plan
 from flowmason.state import lookup
+from flowmason.state.accounts import accounts_of
 from flowmason.state.debugging import BEFORE, Debugging
 from flowmason.state.reviving import Reviving
 from flowmason.state.tree import (
@@ -295,25 +296,7 @@ class RunState(Reviving):
 
     def budgets(self, stage: StageState) -> tuple[Key, ...]:
         """The accounts that a stage is under: its own, those of the bodies and sub-pipelines around it, the run's."""
-        found: list[Key] = []
-        here: StageState | None = stage
-        while here is not None:
-            budget = here.stage.budget
-            if budget is not None and budget.limit:
-                key = ("stage", account_path(here.path))
-                self.purse.account(key, stage_name(key[1]), budget.limit)
-                found.append(key)
-            scope = here.scope
-            if scope.role is Role.PIPELINE and scope.plan.budget:
-                key = ("pipeline", scope.prefix)
-                self.purse.account(
-                    key, f"one call of {scope.plan.name} ({format_path(scope.prefix)})", scope.plan.budget
-                )
-                found.append(key)
-            here = scope.owner
-        if RUN in self.purse.accounts:
-            found.append(RUN)
-        return tuple(found)
+        return accounts_of(self.purse, stage)
 
     def _release(self, stage: StageState) -> None:
         if stage.status is Status.RUNNING:

@@ -1,8 +1,4 @@
-"""The journal in a dictionary: for tests, the simulation and runs that need not outlive their process.
-
-It keeps bytes, not objects: whatever a caller does to what it handed in or got back changes nothing
-here. It uses no clock, no randomness and no threads.
-"""
+"""Runs, commands and conductors in memory."""
 
 from __future__ import annotations
 
@@ -14,14 +10,16 @@ from typing import Any
 import msgspec
 
 from flowmason.errors import Code, FencedError, JournalError, UsageError
-from flowmason.event import Event, Frame, Recorded, decode_events, encode_events
+from flowmason.event import Frame, Recorded, decode_events
 from flowmason.fairness import OrgLimits, Waiting, in_turn
-from flowmason.ids import ConductorId, OrgId, PlanId, RunId, StagePath
-from flowmason.journal import TERMINAL, URGENT, Append, Claimed, Command, NewRun, RunRow, mentioned_digests
-from flowmason.ledger import UsageSum, day_of, entries, sums
+from flowmason.ids import ConductorId, OrgId, PlanId, RunId
+from flowmason.journal import TERMINAL, URGENT, Append, Claimed, Command, NewRun, RunRow
+from flowmason.journal_memory.books import Books
+from flowmason.journal_memory.runs import Run, rank, wants_claiming
+from flowmason.ledger import UsageSum, day_of, entries
 from flowmason.report import Delta, LogLine
-from flowmason.slices import Day, Moves, Taken, take
-from flowmason.usage import Amount, Call, Limit
+from flowmason.slices import Day, Taken
+from flowmason.usage import Amount, Limit
 
 Hook = Callable[[str, Any], Awaitable[None] | None]
 """Called with the name of the writing method and its argument; may be a coroutine function."""
@@ -30,44 +28,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_command = msgspec.msgpack.Decoder(Command).decode
 _decode_line = msgspec.msgpack.Decoder(LogLine).decode
 _decode_delta = msgspec.msgpack.Decoder(Delta).decode
-
-
-class _Run:
-    """One run: its row (without the summary), its frames, its inbox and its side lines."""
-
-    def __init__(self, row: RunRow) -> None:
-        self.bare = row
-        self.summary = b"{}"
-        self.frames: list[tuple[int, int, int, str, bytes]] = []
-        """(first seq, last seq, at, by, encoded events)."""
-        self.mentioned: set[str] = set()
-        self.waiting: dict[str, tuple[int, bytes]] = {}
-        self.known_commands: set[str] = set()
-        self.logs: list[tuple[int, bytes]] = []
-        self.deltas: list[tuple[int, bytes]] = []
-        self.side_numbers: set[tuple[str, StagePath, int, int]] = set()
-
-    def row(self) -> RunRow:
-        return msgspec.structs.replace(self.bare, summary=msgspec.json.decode(self.summary))
-
-    def change(self, **fields: Any) -> None:
-        self.bare = msgspec.structs.replace(self.bare, **fields)
-
-    def add_frame(self, at: int, by: str, events: tuple[Event, ...]) -> None:
-        data = encode_events(events)
-        first, last = self.bare.seq + 1, self.bare.seq + len(events)
-        self.frames.append((first, last, at, by, data))
-        self.mentioned |= mentioned_digests(data)
-        self.change(seq=last)
-
-    def add_side(
-        self, kept: list[tuple[int, bytes]], items: Sequence[LogLine | Delta], number: Callable[[], int]
-    ) -> None:
-        for item in items:
-            key = (type(item).__name__, item.path, item.attempt, item.n)
-            if key not in self.side_numbers:
-                self.side_numbers.add(key)
-                kept.append((number(), _encode(item)))
 
 
 class MemoryJournal:
@@ -80,18 +40,13 @@ class MemoryJournal:
     def __init__(self, *, before_commit: Hook | None = None, after_commit: Hook | None = None) -> None:
         self.before_commit = before_commit
         self.after_commit = after_commit
-        self._runs: dict[RunId, _Run] = {}
+        self._runs: dict[RunId, Run] = {}
         self._plans: dict[PlanId, bytes] = {}
         self._keys: dict[tuple[OrgId, str], RunId] = {}
         self.limits: dict[OrgId, OrgLimits] = {}
         """Of orgs that have any."""
         self._conductors: dict[ConductorId, tuple[int, str, int]] = {}
-        self._ledger: list[tuple[OrgId, str, str, Call]] = []
-        self.daily: dict[OrgId, Limit] = {}
-        """What orgs may spend a day, of those that have a budget."""
-        self._slices: dict[tuple[OrgId, str, ConductorId], list[Amount]] = {}
-        """Free, and spent."""
-        self._reserved: dict[RunId, tuple[OrgId, Amount]] = {}
+        self._books = Books()
         self._last_number = 0
 
     async def submit(self, run: NewRun) -> RunRow:
@@ -119,7 +74,7 @@ class MemoryJournal:
         limit: int = 50,
         before: RunId | None = None,
     ) -> list[RunRow]:
-        def age(run: _Run) -> tuple[int, str]:
+        def age(run: Run) -> tuple[int, str]:
             return run.bare.created_at, run.bare.run_id
 
         edge = None
@@ -223,8 +178,8 @@ class MemoryJournal:
         await _call(self.after_commit, "claim", conductor)
         return claimed
 
-    def _next(self, now: int, limit: int, spare: int) -> list[_Run]:
-        wanted = sorted((run for run in self._runs.values() if _wants_claiming(run, now)), key=_rank)
+    def _next(self, now: int, limit: int, spare: int) -> list[Run]:
+        wanted = sorted((run for run in self._runs.values() if wants_claiming(run, now)), key=rank)
         urgent = [
             run for run in wanted if any(_decode_command(data).name in URGENT for _, data in run.waiting.values())
         ]
@@ -255,55 +210,33 @@ class MemoryJournal:
         return [(n, _decode_delta(data)) for n, data in (run.deltas if run else ()) if n > after][:limit]
 
     async def usage(self, org_id: OrgId, since: str, until: str, pipeline: str | None = None) -> list[UsageSum]:
-        return sums(
-            (day, name, call)
-            for org, day, name, call in self._ledger
-            if org == org_id and since <= day <= until and pipeline in (None, name)
-        )
+        return self._books.usage(org_id, since, until, pipeline)
 
     async def budgets(self, org_ids: Sequence[OrgId]) -> dict[OrgId, Limit]:
         return {org_id: self.daily[org_id] for org_id in org_ids if org_id in self.daily}
 
     async def budget_day(self, org_id: OrgId, day: str) -> Day | None:
-        return self.day(org_id, day)
+        return self._books.day(org_id, day)
+
+    @property
+    def daily(self) -> dict[OrgId, Limit]:
+        """What orgs may spend a day, of those that have a budget."""
+        return self._books.daily
 
     def day(self, org_id: OrgId, day: str) -> Day | None:
-        """The same at once."""
-        if org_id not in self.daily:
-            return None
-        held = [amounts for (org, date, _), amounts in self._slices.items() if (org, date) == (org_id, day)]
-        return Day(
-            self.daily[org_id],
-            spent=sum((spent for _, spent in held), Amount()),
-            free=sum((free for free, _ in held), Amount()),
-            reserved=sum((amount for org, amount in self._reserved.values() if org == org_id), Amount()),
-        )
+        """`budget_day` at once."""
+        return self._books.day(org_id, day)
 
     async def take_slice(self, conductor: ConductorId, org_id: OrgId, day: str, need: Amount) -> Taken | None:
         await _call(self.before_commit, "take_slice", conductor)
-        found = self.day(org_id, day)
-        taken = None
-        if found is not None and conductor in self._conductors:
-            own = self._slices.setdefault((org_id, day, conductor), [Amount(), Amount()])
-            taken = take(found, need, own[0])
-            own[0] += taken.got or Amount()
+        taken = self._books.take(conductor, org_id, day, need) if conductor in self._conductors else None
         await _call(self.after_commit, "take_slice", conductor)
         return taken
 
     async def return_slices(self, conductor: ConductorId, org_id: OrgId) -> None:
         await _call(self.before_commit, "return_slices", conductor)
-        self._empty_slices(conductor, org_id)
+        self._books.empty(conductor, org_id)
         await _call(self.after_commit, "return_slices", conductor)
-
-    def _empty_slices(self, conductor: ConductorId, org_id: OrgId | None = None) -> None:
-        for (org, _, owner), amounts in self._slices.items():
-            if owner == conductor and org_id in (None, org):
-                amounts[0] = Amount()
-
-    def _move(self, run_id: RunId, org_id: OrgId, owner: ConductorId, moves: Moves) -> None:
-        held = self._slices.setdefault((org_id, moves.day, owner), [Amount(), Amount()])
-        held[0], held[1] = held[0] + moves.free, held[1] + moves.spent
-        self._reserved[run_id] = (org_id, moves.reserved)
 
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:
         await _call(self.before_commit, "prune", org_id)
@@ -336,7 +269,7 @@ class MemoryJournal:
         self._last_number += 1
         return self._last_number
 
-    def _submit(self, run: NewRun) -> _Run:
+    def _submit(self, run: NewRun) -> Run:
         key = (run.org_id, run.idempotency_key) if run.idempotency_key is not None else None
         if key in self._keys:
             return self._runs[self._keys[key]]
@@ -357,7 +290,7 @@ class MemoryJournal:
             created_at=run.at,
             updated_at=run.at,
         )
-        fresh = _Run(row)
+        fresh = Run(row)
         if run.events:
             fresh.add_frame(run.at, run.by, run.events)
         self._plans.setdefault(run.plan_id, bytes(run.plan))
@@ -366,7 +299,7 @@ class MemoryJournal:
             self._keys[key] = run.run_id
         return fresh
 
-    def _known(self, run: NewRun) -> _Run | None:
+    def _known(self, run: NewRun) -> Run | None:
         known = self._runs.get(run.run_id)
         if known is not None and (known.bare.org_id, known.bare.plan_id) != (run.org_id, run.plan_id):
             raise JournalError(f"another run has the id {run.run_id} already")
@@ -380,9 +313,9 @@ class MemoryJournal:
             self._known(child)
         summary = None if append.summary is None else msgspec.json.encode(append.summary)
         if append.moves is not None:
-            self._move(append.run_id, append.org_id, ConductorId(append.by), append.moves)
+            self._books.move(append.run_id, append.org_id, ConductorId(append.by), append.moves)
         for entry in entries(append.events, append.seq + 1):
-            self._ledger.append((append.org_id, day_of(append.at), run.bare.pipeline, entry.call))
+            self._books.note(append.org_id, day_of(append.at), run.bare.pipeline, entry.call)
         if append.events:
             run.add_frame(append.at, append.by, append.events)
         run.change(updated_at=append.at)
@@ -404,27 +337,10 @@ class MemoryJournal:
 
     def _remove(self, conductor: ConductorId) -> None:
         self._conductors.pop(conductor, None)
-        self._empty_slices(conductor)
+        self._books.empty(conductor)
         for run in self._runs.values():
             if run.bare.owner == conductor:
                 run.change(owner=None)
-
-
-def _rank(run: _Run) -> tuple[bool, int, int, str]:
-    """The order inside an org."""
-    row = run.bare
-    return row.status == "queued", -row.priority, row.created_at, row.run_id
-
-
-def _wants_claiming(run: _Run, now: int) -> bool:
-    row = run.bare
-    if row.owner is not None:
-        return False
-    if run.waiting:
-        return True
-    if row.wake_at is not None:
-        return row.wake_at <= now
-    return row.status in ("queued", "running")
 
 
 async def _call(hook: Hook | None, name: str, argument: Any) -> None:

@@ -1,0 +1,66 @@
+"""The ledger and the budgets of orgs in memory."""
+
+from __future__ import annotations
+
+from flowmason.ids import ConductorId, OrgId, RunId
+from flowmason.ledger import UsageSum, sums
+from flowmason.slices import Day, Moves, Taken, take
+from flowmason.usage import Amount, Call, Limit
+
+
+class Books:
+    """What was spent, and what conductors hold of what orgs may spend."""
+
+    def __init__(self) -> None:
+        self.daily: dict[OrgId, Limit] = {}
+        """What orgs may spend a day, of those that have a budget."""
+        self._ledger: list[tuple[OrgId, str, str, Call]] = []
+        self._slices: dict[tuple[OrgId, str, ConductorId], list[Amount]] = {}
+        """Free, and spent."""
+        self._reserved: dict[RunId, tuple[OrgId, Amount]] = {}
+
+    def note(self, org_id: OrgId, day: str, pipeline: str, call: Call) -> None:
+        """Add a model call to the ledger."""
+        self._ledger.append((org_id, day, pipeline, call))
+
+    def usage(self, org_id: OrgId, since: str, until: str, pipeline: str | None) -> list[UsageSum]:
+        """Sums of the ledger from day `since` to day `until`."""
+        return sums(
+            (day, name, call)
+            for org, day, name, call in self._ledger
+            if org == org_id and since <= day <= until and pipeline in (None, name)
+        )
+
+    def day(self, org_id: OrgId, day: str) -> Day | None:
+        """How a day of an org stands; None: it has no budget."""
+        if org_id not in self.daily:
+            return None
+        held = [amounts for (org, date, _), amounts in self._slices.items() if (org, date) == (org_id, day)]
+        return Day(
+            self.daily[org_id],
+            spent=sum((spent for _, spent in held), Amount()),
+            free=sum((free for free, _ in held), Amount()),
+            reserved=sum((amount for org, amount in self._reserved.values() if org == org_id), Amount()),
+        )
+
+    def take(self, conductor: ConductorId, org_id: OrgId, day: str, need: Amount) -> Taken | None:
+        """A slice for a conductor."""
+        found = self.day(org_id, day)
+        if found is None:
+            return None
+        own = self._slices.setdefault((org_id, day, conductor), [Amount(), Amount()])
+        taken = take(found, need, own[0])
+        own[0] += taken.got or Amount()
+        return taken
+
+    def empty(self, conductor: ConductorId, org_id: OrgId | None = None) -> None:
+        """Give back what is free of a conductor's slices."""
+        for (org, _, owner), amounts in self._slices.items():
+            if owner == conductor and org_id in (None, org):
+                amounts[0] = Amount()
+
+    def move(self, run_id: RunId, org_id: OrgId, owner: ConductorId, moves: Moves) -> None:
+        """What a commit of a run moves between free, reserved and spent."""
+        held = self._slices.setdefault((org_id, moves.day, owner), [Amount(), Amount()])
+        held[0], held[1] = held[0] + moves.free, held[1] + moves.spent
+        self._reserved[run_id] = (org_id, moves.reserved)
