@@ -154,7 +154,8 @@ class NodeHost:
                     worker.component(ref)
                     provider = region.options.get("provider") or worker.services.default_provider
                     if ref.models and provider:
-                        worker.services.provider(provider, region)
+                        for each in worker.services.candidates(provider):
+                            worker.services.provider(each.provider, region)
         except Exception:
             return  # the stage meets the same error, and reports it in its own name
 

@@ -108,6 +108,8 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     started_at: int = 0
     """Milliseconds since the epoch, by the worker's clock; 0: nobody noted it."""
     duration_ms: int = 0
+    failure: str = ""
+    """Why it failed: a failure's code and message."""
 
     @property
     def usage(self) -> Usage:
@@ -123,6 +125,22 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
             estimated=self.estimated,
             prices=self.prices,
         )
+
+
+class Asked(msgspec.Struct, frozen=True, order=True):
+    """Calls of one kind: whom they went to, and how they ended."""
+
+    provider: str
+    model: str
+    end: str
+    """A `CallEnd`."""
+    failure: str = ""
+    """The code of the failure."""
+
+    @classmethod
+    def of(cls, call: Call) -> Asked:
+        """The kind of a call."""
+        return cls(call.provider, call.model, str(call.end), call.failure.partition(":")[0])
 
 
 def call_of(usage: Usage, provider: str, model: str, end: str = CallEnd.ANSWERED) -> Call:

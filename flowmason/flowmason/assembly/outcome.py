@@ -16,11 +16,23 @@ from flowmason.event import ItemsFinished
 from flowmason.ids import LOCAL_ORG, OrgId, StagePath, format_path, sha256
 from flowmason.policy import INLINE_LIMIT
 from flowmason.region.data import Data
-from flowmason.usage import NANODOLLARS, Usage
+from flowmason.usage import NANODOLLARS, Asked, Usage
 from flowmason.value import Concat, Inline, Picked, Record, Sequence, Stored, Value
 from flowmason.values import ValueStore
 
 BLOB = "$blob"
+
+
+class ModelCalls(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Model calls that went to one model and ended alike."""
+
+    provider: str
+    model: str
+    end: str
+    """`answered`, `failed`, `cached` and so on: `usage.CallEnd`."""
+    calls: int
+    failure: str = ""
+    """The code of the failure, where they failed."""
 
 
 class StageResult(msgspec.Struct, frozen=True):
@@ -34,6 +46,8 @@ class StageResult(msgspec.Struct, frozen=True):
     duration_ms: float | None
     output: Any
     error: Failure | None = None
+    models: tuple[ModelCalls, ...] = ()
+    """Its model calls."""
 
 
 class RunResult(msgspec.Struct, frozen=True):
@@ -50,6 +64,8 @@ class RunResult(msgspec.Struct, frozen=True):
     """By path (`each[3].summarise`), in the order of the file."""
     usage: Usage
     executor: str
+    models: tuple[ModelCalls, ...] = ()
+    """The model calls of all its stages, those of items included."""
     prompts: dict[str, str] = {}
     """The prompts by reference in its Plan (and in those of its sub-pipelines): name → digest."""
 
@@ -69,6 +85,7 @@ class RunResult(msgspec.Struct, frozen=True):
             "error": failure_document(self.error),
             "stages": {path: _stage_document(stage) for path, stage in self.stages.items()},
             "usage": usage_document(self.usage),
+            **({"models": msgspec.to_builtins(self.models)} if self.models else {}),
             "executor": self.executor,
             **({"prompts": self.prompts} if self.prompts else {}),
         }
@@ -105,6 +122,7 @@ def result(
         stages=stages,
         usage=picture.usage or Usage(),
         executor=executor,
+        models=_models(picture.asked),
         prompts=picture.prompts,
     )
 
@@ -237,6 +255,13 @@ def _stage_result(stage: StagePicture, shown: Shown) -> StageResult:
         duration_ms=None if stage.duration_ms is None else round(stage.duration_ms, 3),
         output=None if stage.output is None else shown.data(stage.output),
         error=stage.failure if stage.status == "failed" else None,
+        models=_models(stage.asked),
+    )
+
+
+def _models(asked: Mapping[Asked, int]) -> tuple[ModelCalls, ...]:
+    return tuple(
+        ModelCalls(kind.provider, kind.model, kind.end, count, kind.failure) for kind, count in sorted(asked.items())
     )
 
 
@@ -279,4 +304,6 @@ def _stage_document(stage: StageResult) -> dict[str, Any]:
     }
     if stage.error is not None:
         found["error"] = failure_document(stage.error)
+    if stage.models:
+        found["models"] = msgspec.to_builtins(stage.models)
     return found

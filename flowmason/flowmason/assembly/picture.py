@@ -16,7 +16,7 @@ from flowmason.errors import Failure
 from flowmason.ids import PlanId, RunId, StagePath, format_path
 from flowmason.plan import ForeachBody, Kind, Plan, Stage, SubPipelineBody
 from flowmason.state import Status
-from flowmason.usage import Usage
+from flowmason.usage import Asked, Usage
 from flowmason.value import Value
 
 _ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.SKIPPED, Status.CANCELLED})
@@ -39,6 +39,8 @@ class StagePicture:
     output: Value | None = None
     failure: Failure | None = None
     usage: Usage | None = None
+    asked: Counter[Asked] = field(default_factory=Counter)
+    """Its model calls by kind."""
     choice: tuple[str, ...] | None = None
     reason: str = ""
     """Why it was skipped."""
@@ -76,6 +78,8 @@ class RunPicture:
         self.output: Value | None = None
         self.failure: Failure | None = None
         self.usage: Usage | None = None
+        self.asked: Counter[Asked] = Counter()
+        """Model calls by kind, of all stages."""
         self.options: dict[str, Any] = {}
         self.reason = ""
         """Why it was cancelled or paused."""
@@ -207,10 +211,10 @@ class RunPicture:
             stage.failure = event.failure
             if stage.total is None and not self._has_body(stage):
                 stage.status = Status.PENDING
-            self._account(stage, event.usage)
+            self._account(stage, event)
         elif isinstance(event, ev.StageDeferred):
             stage.attempts, stage.status = max(stage.attempts, event.attempt), Status.PENDING
-            self._account(stage, event.usage)
+            self._account(stage, event)
         elif isinstance(event, ev.StageSkipped):
             stage.reason = event.reason
             self._finish(stage, Status.SKIPPED, event, at)
@@ -222,7 +226,7 @@ class RunPicture:
         elif isinstance(event, ev.ItemsFinished):
             stage.done += event.count
             stage.failed_items += len(event.failures)
-            self._account(stage, event.usage)
+            self._account(stage, event)
             if self._items:
                 self.columns.setdefault(event.path, []).append(event)
         elif isinstance(event, ev.StageReopened):
@@ -240,7 +244,7 @@ class RunPicture:
             begun = getattr(event, "started_at", 0)
             stage.duration_ms = duration if duration is not None else _between(stage.started_at, at)
             stage.finished_at = int(begun + duration) if begun and duration is not None else at
-            self._account(stage, getattr(event, "usage", None))
+            self._account(stage, event)
             if status is Status.COMPLETED:
                 stage.failure = None
         self._in_item(stage, status, getattr(event, "returned", None) is not None)
@@ -281,7 +285,12 @@ class RunPicture:
                 owner.item_ends[index] = ended
             return
 
-    def _account(self, stage: StagePicture, usage: Usage | None) -> None:
+    def _account(self, stage: StagePicture, event: Any) -> None:
+        for call in getattr(event, "calls", ()):
+            kind = Asked.of(call)
+            stage.asked[kind] += 1
+            self.asked[kind] += 1
+        usage = getattr(event, "usage", None)
         if usage is not None:
             stage.usage = usage if stage.usage is None else stage.usage + usage
             self.usage = usage if self.usage is None else self.usage + usage

@@ -181,19 +181,22 @@ async def _values(workspace: Any) -> str:
 def _model(workspace: Any) -> Check:
     from flowmason.assembly.workspace import local_model
     from flowmason.errors import FlowMasonError
-    from flowmason.providers import missing_for, settings_of
+    from flowmason.providers import chain_of, missing_for, settings_of
 
     name = workspace.project.default_provider or local_model()
     if name is None:
         return Check(
             "model", "info", "no default provider", 'Set "providers": {"default": …} in flowmason.json, or --provider.'
         )
-    try:
-        settings = settings_of(name, dict(workspace.project.providers))
-        missing = missing_for(name, settings, environ=workspace.environ)
-    except FlowMasonError as error:
-        missing = str(error)
-    return Check("model", "warning" if missing else "ok", f"{name}: {missing}" if missing else name)
+    providers = dict(workspace.project.providers)
+    faults = []
+    for each in chain_of(name, providers):
+        try:
+            missing = missing_for(each.provider, settings_of(each.provider, providers), environ=workspace.environ)
+        except FlowMasonError as error:
+            missing = str(error)
+        faults += [f"{each.provider}: {missing}"] if missing else []
+    return Check("model", "warning" if faults else "ok", "; ".join(faults) or name)
 
 
 def _disk(workspace: Any) -> Check:

@@ -49,7 +49,7 @@ def print_run(row: Mapping[str, Any], outcome: RunResult, as_json: bool) -> None
     if as_json:
         console.print_json({**outcome.document(), **({"parent": row["parent"]} if row["parent"] else {})})
         return
-    from flowmason.cli.live.words import duration, usage_words
+    from flowmason.cli.live.words import duration, models_words, usage_words
     from flowmason.cli.tables import print_table
 
     print(f"{row['run_id']}  {row['pipeline']}@{row['version']}  {row['status']}  {_when(row['created_at'])}")
@@ -63,7 +63,7 @@ def print_run(row: Mapping[str, Any], outcome: RunResult, as_json: bool) -> None
                 stage.status,
                 str(stage.attempts or ""),
                 duration(stage.duration_ms) if stage.duration_ms is not None else "",
-                stage.error.message if stage.error is not None else "",
+                stage.error.message if stage.error is not None else models_words(stage.models),
             ]
             for path, stage in outcome.stages.items()
         ],
@@ -76,6 +76,8 @@ def print_run(row: Mapping[str, Any], outcome: RunResult, as_json: bool) -> None
         print(console.to_json(outcome.output))
     if outcome.usage.calls:
         print(usage_words(outcome.usage))
+    if told := models_words(outcome.models):
+        print(told)
 
 
 def print_line(line: Mapping[str, Any], as_json: bool) -> None:

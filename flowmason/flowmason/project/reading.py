@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from flowmason.errors import Fault, UsageError, did_you_mean
 from flowmason.project.settings import Budget, ComponentFiles, Project, ProviderConfig, Testing
@@ -102,7 +104,7 @@ _KEYS = (
     "budget",
     "extra",
 )
-_PROVIDER_KEYS = ("model", "api_key_env", "base_url", "temperature", "max_tokens", "extra")
+_PROVIDER_KEYS = ("model", "api_key_env", "base_url", "temperature", "max_tokens", "extra", "chain")
 
 
 def _read(reader: _Reader, value: Any, root: Path) -> Project:
@@ -160,6 +162,9 @@ def _providers(reader: _Reader, value: Any) -> tuple[str | None, dict[str, Provi
         if name in providers:
             reader.fault(at, f"the provider {name!r} is there twice")
         settings = reader.record(item, at, _PROVIDER_KEYS)
+        if "chain" in settings:
+            providers[name] = ProviderConfig(chain=_chain(reader, at, name, settings, named.values()))
+            continue
         temperature = reader.one(settings, at, "temperature", None, int | float, "a number")  # type: ignore[arg-type]
         if temperature is not None and not (math.isfinite(temperature) and 0 <= temperature <= 2):
             reader.fault(f"{at}.temperature", "it goes from 0 to 2")
@@ -175,6 +180,27 @@ def _providers(reader: _Reader, value: Any) -> tuple[str | None, dict[str, Provi
             extra=reader.one(settings, at, "extra", {}, dict, "an object"),
         )
     return default, providers
+
+
+def _chain(
+    reader: _Reader, at: str, name: str, settings: Mapping[str, Any], others: Iterable[tuple[str, Any]]
+) -> tuple[dict[str, Any], ...]:
+    from flowmason.providers import known_providers, read_chain
+
+    known = known_providers()
+    if name in known:
+        reader.fault(at, f"{name!r} is the name of a provider; a chain has another")
+    for key in settings:
+        if key != "chain" and not key.startswith("x-"):
+            reader.fault(f"{at}.{key}", f"a chain has no {key!r}: it belongs to the providers in it")
+    chains = {other for other, item in others if isinstance(item, dict) and "chain" in item}
+    try:
+        found = read_chain(name, settings["chain"], {*known, *(other for other, _ in others)} - chains, chains)
+    except UsageError as error:
+        details = error.failure.details or {}
+        reader.fault(f"{at}.chain{details.get('place', '')}", str(error), details.get("nearest"))
+        return ()
+    return tuple(msgspec.to_builtins(found))
 
 
 def _testing(reader: _Reader, value: Any) -> Testing:

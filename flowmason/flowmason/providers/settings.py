@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from flowmason.errors import UsageError, did_you_mean
+from flowmason.providers.chains import Candidate
 
 
 class ProviderSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -25,6 +26,8 @@ class ProviderSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
     """What only this provider knows. HTTP providers: `headers`, `body` (more fields of the request) and `price`
     (`{"input": "0.15", "output": "0.60", "cached": "0.075"}`, dollars per million tokens);
     llamacpp: `threads`, `context`; mock: `answers`, `delay_ms`."""
+    chain: tuple[Candidate, ...] = ()
+    """Not a provider, but several that are asked in turn."""
     declared: bool = False
     """Whether the project declares this provider: only then may it be at a loopback or private address."""
 

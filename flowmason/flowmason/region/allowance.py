@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from flowmason.region.run import RegionRun
     from flowmason.state import StageState
 
+_LONGEST_REASON = 300
+
 
 class Spending:
     """The model calls of one attempt. `short` is what it would have had to be allowed, once a call did not fit."""
@@ -76,8 +78,14 @@ class Spending:
 
         model = request.model or provider.default_model
         if not text and isinstance(error, Exception):
-            return Call(provider=provider.name, model=model, end=CallEnd.FAILED)
+            return Call(provider=provider.name, model=model, end=CallEnd.FAILED, failure=self._reason(error))
         return call_of(estimated(provider, request, text), provider.name, model, CallEnd.ABORTED)
+
+    def _reason(self, error: Exception) -> str:
+        from flowmason.region.failures import failure_of
+
+        failure = self._run.mask_failure(failure_of(error, path=""))
+        return f"{failure.code}: {failure.message}"[:_LONGEST_REASON]
 
     async def _hold(self, provider: ModelProvider, request: ModelRequest) -> tuple[ModelRequest, Amount]:
         from flowmason.providers.counting import bounded, worst_case

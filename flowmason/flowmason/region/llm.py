@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from flowmason.component import parse_json
 from flowmason.errors import Code, FlowMasonError
-from flowmason.model import ModelProvider, ModelRequest, ModelResponse
+from flowmason.model import ModelRequest, ModelResponse
 from flowmason.report import ASKED, Delta
 from flowmason.secrets import StreamMasker
 from flowmason.state import StageState
 
 if TYPE_CHECKING:
+    from flowmason.providers import Candidate
     from flowmason.region.context import StageContext
     from flowmason.region.run import RegionRun
     from flowmason.region.tools import ToolAnswer
@@ -52,9 +53,11 @@ class StageLLM:
             )
         return str(name)
 
-    def provider(self, asked: str | None = None) -> ModelProvider:
-        """The provider that a call without further wishes goes to."""
-        return self._run.worker.services.provider(self._provider_name(asked), self._run.region)
+    def _candidates(self, name: str) -> tuple[Candidate, ...]:
+        found = self._run.worker.services.candidates(name)
+        if self._instead is not None and not self._instead.provider:
+            return found[:1]  # the others' models are not the cheaper one
+        return found
 
     async def generate(
         self,
@@ -89,17 +92,26 @@ class StageLLM:
             self._context.logger.debug(ASKED, **asked)
 
         shown = StreamMasker(self._run.masker)
+        begun = False
 
         def streamed(text: str) -> None:
+            nonlocal begun
+            begun = True
             self._delta(shown.feed(text))
             if on_piece is not None:
                 on_piece(text)
 
+        from flowmason.providers import ask_in_turn
+
+        async def ask(provider: str, request: ModelRequest) -> ModelResponse:
+            found = self._run.worker.services.provider(provider, self._run.region)
+            return await self._context.ask(found, request, streamed)
+
+        name = self._provider_name(provider)
         try:
-            response = await self._context.ask(self.provider(provider), request, streamed)
+            return await ask_in_turn(name, self._candidates(name), request, ask, lambda: begun)
         finally:
             self._delta(shown.end())
-        return response
 
     async def generate_object(self, prompt: str, output: Any, **options: Any) -> Any:
         """The answer as an object; see `flowmason.component.LLM.generate_object`."""

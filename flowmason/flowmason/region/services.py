@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowmason.egress import EgressPolicy
     from flowmason.mcp_client import Connections
     from flowmason.model import ModelProvider
+    from flowmason.providers import Candidate
 
 _CACHE_ENTRIES = 10_000
 _KEPT_PROVIDERS = 64
@@ -107,6 +108,12 @@ class Services:
                 self._of_orgs.popitem(last=False)
         self._of_orgs.move_to_end(known)
         return found
+
+    def candidates(self, name: str) -> tuple[Candidate, ...]:
+        """Whom a call to `name` goes to: the members of a chain, or the provider itself."""
+        from flowmason.providers import chain_of
+
+        return chain_of(name, self._options.get("providers", {}))
 
     def _make_provider(self, name: str, environ: Mapping[str, str]) -> ModelProvider:
         from flowmason.providers import make_provider, settings_of

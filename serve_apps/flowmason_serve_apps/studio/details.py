@@ -121,6 +121,7 @@ def detail(row: RunRow, picture: RunPicture, values: ValueStore) -> dict[str, An
         "error": found["error"],
         "stages": found["stages"],
         "usage": found["usage"],
+        "models": found.get("models", []),
         "prompts": picture.prompts,
         "options": {name: item for name, item in options.items() if name in _OPTIONS},
         "seq": picture.seq,

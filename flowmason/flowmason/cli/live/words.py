@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from flowmason.usage import Usage
+from typing import TYPE_CHECKING
+
+from flowmason.usage import CallEnd, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flowmason.assembly.outcome import ModelCalls
 
 
 def duration(milliseconds: float) -> str:
@@ -33,3 +40,19 @@ def usage_words(usage: Usage) -> str:
     calls = f"{usage.calls} model call{'' if usage.calls == 1 else 's'}"
     tokens = f"{usage.total_tokens} tokens ({usage.input_tokens} in, {usage.output_tokens} out)"
     return f"{calls}, {tokens}, {cost(usage)}{', estimated' if usage.estimated else ''}"
+
+
+def models_words(models: Iterable[ModelCalls]) -> str:
+    """`groq/m answered; anthropic/m failed twice (RATE_LIMITED)`; empty where every call was simply answered."""
+    known = list(models)
+    if all(each.end == CallEnd.ANSWERED for each in known):
+        return ""
+    ordered = sorted(known, key=lambda each: each.end not in (CallEnd.ANSWERED, CallEnd.CACHED))
+    return "; ".join(_model_words(each) for each in ordered)
+
+
+def _model_words(each: ModelCalls) -> str:
+    who = f"{each.provider}/{each.model}" if each.provider else "a model"
+    how = "answered from the cache" if each.end == CallEnd.CACHED else each.end
+    why = f" ({each.failure})" if each.failure else ""
+    return f"{who} {how}{f' {each.calls} times' if each.calls > 1 else ''}{why}"

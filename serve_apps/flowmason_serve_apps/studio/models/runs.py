@@ -119,6 +119,16 @@ class RunPage(BaseModel):
     next_cursor: str | None
 
 
+class ModelCalls(BaseModel):
+    """Model calls that went to one model and ended alike."""
+
+    provider: str
+    model: str
+    end: str = Field(description="answered, failed, aborted, lost or cached.")
+    calls: int
+    failure: str = Field(default="", description="The code of the failure, where they failed.")
+
+
 class StageResult(BaseModel):
     """How one stage went."""
 
@@ -129,6 +139,7 @@ class StageResult(BaseModel):
     duration_ms: float | None
     output: Any = Field(description="Above 64 KiB its `$blob`: see /runs/{id}/values/{digest}.")
     error: FailureOut | None = None
+    models: list[ModelCalls] = Field(default=[], description="Its model calls: who answered, who did not and why.")
 
 
 class RunDetail(RunSummary):
@@ -143,6 +154,7 @@ class RunDetail(RunSummary):
     input: Any
     output: Any
     stages: dict[str, StageResult] = Field(description="By path, in the order of the file.")
+    models: list[ModelCalls] = Field(description="The model calls of all stages.")
     prompts: dict[str, str] = Field(description="The prompts by reference that its Plan was made from: name to digest.")
     options: RunOptions
     seq: int = Field(description="The last event that is in it.")
