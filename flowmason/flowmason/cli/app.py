@@ -51,6 +51,7 @@ GROUP = "flowmason.commands"
 _HELP = {
     "cluster": "Start, stop and look at a local Ray cluster.",
     "studio": "Start, stop and look at a Studio: the API on Ray Serve.",
+    "model": "Serve language models on Ray, and look at them.",
 }
 
 

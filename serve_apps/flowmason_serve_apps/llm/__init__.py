@@ -1,0 +1,4 @@
+"""Models on Ray Serve, and an endpoint for them that speaks OpenAI's protocol.
+
+cli        `fm model`
+"""
