@@ -133,6 +133,12 @@ ASKED = "asked the model"
 """The message of the log line that tells, in a debugged run, what a model was asked: `system_prompt`, `user_prompt`."""
 
 
+LINED_UP = "waits for its turn at a provider"
+"""The message of the log line that an attempt writes when it has to wait for a provider's limits: `provider`."""
+LET_IN = "it is its turn"
+"""The message of the one that it writes afterwards."""
+
+
 class LogLine(msgspec.Struct, frozen=True):
     """A line that a component wrote through `context.logger`."""
 

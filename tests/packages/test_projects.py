@@ -181,3 +181,28 @@ def test_a_broken_pipeline_is_listed_with_its_faults(tmp_path: Path) -> None:
     assert entries["good"] == ()
     assert entries["bad"]
     assert project.find_pipeline("bad").name == "bad.pipeline.json"
+
+
+@pytest.mark.parametrize(
+    ("limits", "place", "nearest"),
+    [
+        ({"concurency": 3}, ".concurency", "concurrency"),
+        ({"per_minute": 0}, ".per_minute", None),
+        ({"breaker": {"failure": 1}}, ".breaker.failure", "failures"),
+        ({"concurrency": "3"}, ".concurrency", None),
+        (7, "", None),
+    ],
+)
+def test_wrong_limits_of_a_provider_are_refused_in_their_place(
+    tmp_path: Path, limits: Any, place: str, nearest: str | None
+) -> None:
+    with pytest.raises(RefusedError) as refused:
+        load_project(write(tmp_path, {"name": "x", "providers": {"openai": {"limits": limits}}}))
+    (fault,) = refused.value.faults
+    assert (fault.pointer, fault.nearest) == (f"$.providers.openai.limits{place}", nearest)
+
+
+def test_limits_of_a_provider_are_read(tmp_path: Path) -> None:
+    limits = {"concurrency": 3, "per_minute": 60, "breaker": {"failures": 2}}
+    project = load_project(write(tmp_path, {"name": "x", "providers": {"openai": {"limits": limits}}}))
+    assert project.providers["openai"].limits == limits

@@ -104,7 +104,7 @@ _KEYS = (
     "budget",
     "extra",
 )
-_PROVIDER_KEYS = ("model", "api_key_env", "base_url", "temperature", "max_tokens", "extra", "chain")
+_PROVIDER_KEYS = ("model", "api_key_env", "base_url", "temperature", "max_tokens", "extra", "limits", "chain")
 
 
 def _read(reader: _Reader, value: Any, root: Path) -> Project:
@@ -178,8 +178,23 @@ def _providers(reader: _Reader, value: Any) -> tuple[str | None, dict[str, Provi
             temperature=temperature,
             max_tokens=reader.whole(settings, at, "max_tokens", None, 1),
             extra=reader.one(settings, at, "extra", {}, dict, "an object"),
+            limits=_limits(reader, at, settings),
         )
     return default, providers
+
+
+def _limits(reader: _Reader, at: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if "limits" not in settings:
+        return {}
+    from flowmason.providers import read_limits
+
+    try:
+        found: dict[str, Any] = msgspec.to_builtins(read_limits(settings["limits"]))
+    except UsageError as error:
+        details = error.failure.details or {}
+        reader.fault(f"{at}.limits{details.get('place', '')}", str(error), details.get("nearest"))
+        return {}
+    return found
 
 
 def _chain(

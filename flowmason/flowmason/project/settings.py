@@ -34,6 +34,8 @@ class ProviderConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     temperature: float | None = None
     max_tokens: int | None = None
     extra: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
+    """`concurrency`, `per_minute`, `breaker`: `flowmason.providers.read_limits` says what they mean."""
     chain: tuple[dict[str, Any], ...] = ()
     """Not one provider, but several that are asked in turn: `provider` and `model` of each."""
 

@@ -15,7 +15,7 @@ import msgspec
 from flowmason.egress import EgressPolicy
 from flowmason.errors import Code, FlowMasonError, UsageError, did_you_mean
 from flowmason.providers.chains import Candidate, ask_in_turn, chain_of, read_chain
-from flowmason.providers.settings import ProviderSettings, settings_of
+from flowmason.providers.settings import ProviderSettings, read_limits, settings_of
 
 if TYPE_CHECKING:
     from flowmason.model import ModelProvider
@@ -30,6 +30,7 @@ __all__ = [
     "make_provider",
     "missing_for",
     "read_chain",
+    "read_limits",
     "settings_of",
 ]
 

@@ -50,7 +50,7 @@ class HttpProvider:
         self.default_model = model
         self.base_url = base_url
         self._settings = settings
-        self._key = key
+        self._key = self.key = key
         self._masker = Masker([key] if key else [])
         self._policy = _policy(name, base_url, settings.declared, egress)
         self._headers = _strings(name, settings.extra.get("headers", {}))

@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from flowmason.errors import UsageError, did_you_mean
+from flowmason.limiter import Breaker, Rate, Terms
 from flowmason.providers.chains import Candidate
+
+
+class BreakerSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
+    """A provider that was not reached by so many calls in a row is left alone for so many seconds."""
+
+    failures: Annotated[int, msgspec.Meta(ge=1)] = 5
+    open_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
+
+
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
+    """How much a provider may be asked, by everybody together."""
+
+    concurrency: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """At most so many calls at once."""
+    per_minute: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """At most so many calls in any minute."""
+    breaker: BreakerSettings | None = None
+
+    @property
+    def terms(self) -> Terms:
+        """The same as the limiter takes it."""
+        rate = None if self.per_minute is None else Rate.window(self.per_minute, 60.0)
+        breaker = None if self.breaker is None else Breaker(self.breaker.failures, self.breaker.open_s)
+        return Terms(self.concurrency, rate, breaker)
 
 
 class ProviderSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -26,6 +51,7 @@ class ProviderSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
     """What only this provider knows. HTTP providers: `headers`, `body` (more fields of the request) and `price`
     (`{"input": "0.15", "output": "0.60", "cached": "0.075"}`, dollars per million tokens);
     llamacpp: `threads`, `context`; mock: `answers`, `delay_ms`."""
+    limits: Limits = Limits()
     chain: tuple[Candidate, ...] = ()
     """Not a provider, but several that are asked in turn."""
     declared: bool = False
@@ -41,6 +67,23 @@ class ProviderSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
 
 
 _FIELDS = tuple(field for field in ProviderSettings.__struct_fields__ if field != "declared")
+
+
+def read_limits(given: Any) -> Limits:
+    """`limits` of a provider. Raises `UsageError`, whose `details` say the `place` and the `nearest` right name."""
+    fields: list[tuple[str, Any, tuple[str, ...]]] = [("", given, Limits.__struct_fields__)]
+    if isinstance(given, Mapping):
+        fields.append((".breaker", given.get("breaker"), BreakerSettings.__struct_fields__))
+    for place, item, known in fields:
+        for key in item if isinstance(item, Mapping) else ():
+            if key not in known:
+                details = {"place": f"{place}.{key}", "nearest": did_you_mean(str(key), known)}
+                raise UsageError(f"unknown key {key!r}", details=details)
+    try:
+        return msgspec.convert(given, Limits)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        raise UsageError(reason, details={"place": path.rstrip("`"), "nearest": None}) from None
 
 
 def settings_of(name: str, providers: Mapping[str, Any]) -> ProviderSettings:

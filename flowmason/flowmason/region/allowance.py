@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flowmason.errors import Code, FlowMasonError, StageError
+from flowmason.errors import Code, FlowMasonError, ProviderError, StageError
 from flowmason.policy import Effect
+from flowmason.region.gate import Gate
 from flowmason.usage import Amount, Call, CallEnd, Limit, Usage, call_of, limit_words, total, used
 
 if TYPE_CHECKING:
     from flowmason.model import ModelProvider, ModelRequest, ModelResponse
+    from flowmason.region.context import StageContext
     from flowmason.region.run import RegionRun
     from flowmason.state import StageState
 
@@ -28,11 +30,13 @@ _LONGEST_REASON = 300
 class Spending:
     """The model calls of one attempt. `short` is what it would have had to be allowed, once a call did not fit."""
 
-    def __init__(self, run: RegionRun, stage: StageState) -> None:
+    def __init__(self, run: RegionRun, stage: StageState, context: StageContext) -> None:
         self.calls: list[Call] = []
         self.short: Amount | None = None
         self._run = run
         self._stage = stage
+        self._context = context
+        self._asked = 0
         self._limit: Limit | None = run.region.allowance
         self._held = Amount()
         self._spent = Amount()
@@ -44,13 +48,26 @@ class Spending:
         return total(self.calls)
 
     async def ask(
-        self, provider: ModelProvider, request: ModelRequest, on_delta: Callable[[str], None]
+        self, provider: ModelProvider, request: ModelRequest, on_delta: Callable[[str], None], *, chained: bool = False
     ) -> ModelResponse:
-        """`provider.generate`, accounted. Raises `FlowMasonError` (`BUDGET_EXCEEDED`, `PRICE_UNKNOWN`) where the call
-        may not be made."""
+        """`provider.generate`, within its limits, accounted; `chained`: others can be asked instead.
+
+        Raises `FlowMasonError` (`BUDGET_EXCEEDED`, `PRICE_UNKNOWN`) where the call may not be made.
+        """
         held = Amount()
         if self._run.region.capped:
             request, held = await self._hold(provider, request)
+        self._asked += 1
+        gate = Gate(self._run, self._stage, self._context, provider, self._asked, chained)
+        try:
+            await gate.enter()
+        except asyncio.CancelledError:
+            self._free(held)
+            raise
+        except ProviderError as error:
+            model = request.model or provider.default_model
+            self._settle(held, Call(provider.name, model, CallEnd.FAILED, failure=self._reason(error)))
+            raise
         begun = self._run.worker.now()
         heard: list[str] = []
 
@@ -61,8 +78,10 @@ class Spending:
         try:
             response = await provider.generate(request, listen)
         except BaseException as error:
+            await gate.leave(error)
             self._settle(held, self._timed(self._broken(provider, request, "".join(heard), error), begun))
             raise
+        await gate.leave(None)
         self._settle(held, self._timed(call_of(response.usage, provider.name, response.model), begun))
         return response
 
@@ -130,10 +149,13 @@ class Spending:
             "may give.",
         )
 
-    def _settle(self, held: Amount, call: Call) -> None:
+    def _free(self, held: Amount) -> None:
         self._held -= held
-        self._spent += used(call.usage)
         self._settled.set()
+
+    def _settle(self, held: Amount, call: Call) -> None:
+        self._spent += used(call.usage)
+        self._free(held)
         self._record(call)
 
     def _record(self, call: Call) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowmason.component import ComponentContextError
@@ -35,6 +36,8 @@ class StageContext:
         self._cancel: CancelToken | None = None
         self.spending: Spending | None = None
         """What the attempt's model calls used so far; None: there was none."""
+        self.timeout: asyncio.Timeout | None = None
+        """Bounds the attempt, once it waits for something."""
 
     @property
     def run_id(self) -> str:
@@ -194,20 +197,35 @@ class StageContext:
         }
         return {**self.variables, **locals_}
 
+    @contextlib.contextmanager
+    def untimed(self, already_s: float) -> Iterator[None]:
+        """Stop the attempt's clock: it waits its turn, and has done so for `already_s` seconds."""
+        loop, timeout = asyncio.get_running_loop(), self.timeout
+        due = timeout.when() if timeout is not None else None
+        since = loop.time() - already_s
+        if timeout is None or due is None or due <= loop.time():
+            yield
+            return
+        timeout.reschedule(None)
+        try:
+            yield
+        finally:
+            timeout.reschedule(due + loop.time() - since)
+
     def close(self) -> None:
         """The attempt is over: whoever still holds the cancel token learns it."""
         if self._cancel is not None:
             self._cancel.set()
 
     async def ask(
-        self, provider: ModelProvider, request: ModelRequest, on_delta: Callable[[str], None]
+        self, provider: ModelProvider, request: ModelRequest, on_delta: Callable[[str], None], *, chained: bool = False
     ) -> ModelResponse:
-        """Ask a model once, within the attempt's allowance, and keep account of it."""
+        """Ask a model once, within the attempt's allowance and its provider's limits, and keep account of it."""
         if self.spending is None:
             from flowmason.region.allowance import Spending
 
-            self.spending = Spending(self._run, self._stage)
-        return await self.spending.ask(provider, request, on_delta)
+            self.spending = Spending(self._run, self._stage, self)
+        return await self.spending.ask(provider, request, on_delta, chained=chained)
 
     @property
     def usage(self) -> Usage | None:

@@ -105,11 +105,12 @@ class StageLLM:
 
         async def ask(provider: str, request: ModelRequest) -> ModelResponse:
             found = self._run.worker.services.provider(provider, self._run.region)
-            return await self._context.ask(found, request, streamed)
+            return await self._context.ask(found, request, streamed, chained=len(candidates) > 1)
 
         name = self._provider_name(provider)
+        candidates = self._candidates(name)
         try:
-            return await ask_in_turn(name, self._candidates(name), request, ask, lambda: begun)
+            return await ask_in_turn(name, candidates, request, ask, lambda: begun)
         finally:
             self._delta(shown.end())
 

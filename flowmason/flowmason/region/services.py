@@ -15,6 +15,7 @@ import msgspec
 
 from flowmason.executor import WorkerSettings
 from flowmason.ids import OrgId
+from flowmason.limiter import CallLimiter, MemoryCallLimiter, Terms
 from flowmason.region.secret import DeclaredSecrets, HandedSecrets, keys_of
 from flowmason.report import Region
 from flowmason.secrets import EnvironmentSecrets, Masker
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from flowmason.model import ModelProvider
     from flowmason.providers import Candidate
 
+_limiter = MemoryCallLimiter()
+"""Of all workers of this process."""
 _CACHE_ENTRIES = 10_000
 _KEPT_PROVIDERS = 64
 """With keys of orgs."""
@@ -33,7 +36,15 @@ _KEPT_PROVIDERS = 64
 class Services:
     """Made once per worker; everything heavy is made on first use."""
 
-    def __init__(self, settings: WorkerSettings, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        environ: Mapping[str, str] | None = None,
+        *,
+        shared_limiter: CallLimiter | None = None,
+    ) -> None:
+        self._shared_limiter = shared_limiter
+        self._terms: dict[str, Terms] = {}
         self._options = settings.options
         self._root = settings.project_root
         self._environ = os.environ if environ is None else environ
@@ -114,6 +125,21 @@ class Services:
         from flowmason.providers import chain_of
 
         return chain_of(name, self._options.get("providers", {}))
+
+    def terms(self, name: str) -> Terms:
+        """The limits that the project declares for a provider."""
+        found = self._terms.get(name)
+        if found is None:
+            from flowmason.providers import settings_of
+
+            found = self._terms[name] = settings_of(name, self._options.get("providers", {})).limits.terms
+        return found
+
+    def limiter(self, terms: Terms) -> CallLimiter:
+        """Who keeps the limits of calls: for declared ones somebody whom all workers ask, where there is one."""
+        if self._shared_limiter is not None and terms.shared:
+            return self._shared_limiter
+        return _limiter
 
     def _make_provider(self, name: str, environ: Mapping[str, str]) -> ModelProvider:
         from flowmason.providers import make_provider, settings_of

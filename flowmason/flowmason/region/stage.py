@@ -131,7 +131,7 @@ async def execute(run: RegionRun, stage: StageState, inputs: Mapping[str, Any], 
     """Run the stage's component (or what mocks it) on evaluated inputs, within its timeout; returns plain data."""
     mocks = run.worker.mocks
     if mocks is not None and mocks.of(stage) is not None:
-        answer = await _within(stage, mocks.answer(stage, inputs))
+        answer = await _within(stage, mocks.answer(stage, inputs), context)
         if answer is not mocks.UNANSWERED:
             return answer
     ref = stage.scope.plan.components[stage.stage.component]
@@ -139,28 +139,28 @@ async def execute(run: RegionRun, stage: StageState, inputs: Mapping[str, Any], 
         pure = stage.stage.effect is Effect.PURE
         sandboxed = run.worker.sandboxes.component(ref, run.region.org_id)
         try:
-            return run.mask(await _within(stage, sandboxed.execute(inputs, context, pure=pure)))
+            return run.mask(await _within(stage, sandboxed.execute(inputs, context, pure=pure), context))
         finally:
             context.close()
     loaded = run.worker.component(ref)
     instance, given = loaded.make(), loaded.validate(inputs)
     try:
-        result = await _within(stage, instance.execute(given, context))
+        result = await _within(stage, instance.execute(given, context), context)
     finally:
         context.close()
     return run.mask(loaded.dump(result))
 
 
-async def _within(stage: StageState, work: Awaitable[Any]) -> Any:
+async def _within(stage: StageState, work: Awaitable[Any], context: StageContext) -> Any:
     """Await `work` within the stage's timeout. What ends without waiting for anything needs no timer."""
     if not isinstance(work, CoroutineType):
-        return await _timed(stage, work, asyncio.get_running_loop().time())
+        return await _timed(stage, work, context, asyncio.get_running_loop().time())
     begun = asyncio.get_running_loop().time()
     try:
         waited_for = work.send(None)
     except StopIteration as stop:
         return stop.value
-    return await _timed(stage, _rest(work, waited_for), begun)
+    return await _timed(stage, _rest(work, waited_for), context, begun)
 
 
 @coroutine
@@ -182,8 +182,8 @@ def _rest(work: CoroutineType[Any, Any, Any], waited_for: Any) -> Generator[Any,
             return stop.value
 
 
-async def _timed(stage: StageState, work: Awaitable[Any], begun: float) -> Any:
-    timeout = asyncio.timeout_at(begun + stage.stage.timeout_ms / 1000)
+async def _timed(stage: StageState, work: Awaitable[Any], context: StageContext, begun: float) -> Any:
+    timeout = context.timeout = asyncio.timeout_at(begun + stage.stage.timeout_ms / 1000)
     try:
         async with timeout:
             return await work

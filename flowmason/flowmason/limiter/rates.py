@@ -24,6 +24,12 @@ class Rate(msgspec.Struct, frozen=True):
         """The time that one takes."""
         return self.per_s / self.count
 
+    @classmethod
+    def window(cls, count: int, per_s: float) -> Rate:
+        """No more than `count` in any `per_s` seconds, a tenth of them at once."""
+        burst = max(1, count // 10)
+        return cls(count - burst + 1, per_s, burst)
+
     def shared(self, parts: int) -> Rate:
         """The part of one of several that cannot ask each other: together they never allow more than this rate does.
 
