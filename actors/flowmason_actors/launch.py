@@ -47,8 +47,10 @@ def open_worker(encoded: bytes) -> Worker:
         if name not in declared:
             os.environ.pop(name, None)
     from flowmason.region import Worker
+    from flowmason.region.services import Services
+    from flowmason_actors.call_limits import SharedCallLimiter
 
-    return Worker(launch.settings)
+    return Worker(launch.settings, services=Services(launch.settings, shared_limiter=SharedCallLimiter()))
 
 
 def _declared(options: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ stage is not noted when it begins, so one that is ready either runs on a worker 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +16,7 @@ from flowmason.allowing import Held, allow
 from flowmason.errors import Code
 from flowmason.ids import StageId, format_path
 from flowmason.policy import Effect
+from flowmason.report import LET_IN, LINED_UP, LogLine
 from flowmason.state import ForeachState, RunState, StageState, Status
 
 MOST_STAGES = 100
@@ -51,6 +53,8 @@ class Cause(StrEnum):
     """Stages that come first have not ended."""
     BUDGET = "BUDGET"
     """What its model calls may cost does not fit now, and may when calls under way have settled."""
+    PROVIDER_LIMIT = "PROVIDER_LIMIT"
+    """It runs, and waits for its turn at a model provider whose limits are reached."""
     RESOURCES = "RESOURCES"
     """No worker can ever run the stage."""
 
@@ -78,6 +82,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Runs of the org that conductors hold."""
     most_held: int | None = None
     """How many it may have so; None: any number."""
+    lined_up: Mapping[tuple[str, int], str] = {}
+    """Attempts (path, attempt) that wait for their turn at a provider: its name. See `lined_up`."""
     asked_by: str = ""
     """Who asked for the pause, where somebody did."""
 
@@ -114,6 +120,16 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """Stages that have not ended, and those that no worker can run; the first `MOST_STAGES`."""
     more: int = 0
     """How many stages are left out."""
+
+
+def lined_up(lines: Iterable[LogLine]) -> dict[tuple[str, int], str]:
+    """Of log lines in any order: the attempts that wait for their turn at a provider, and its name."""
+    last: dict[tuple[str, int], LogLine] = {}
+    for line in lines:
+        key = (format_path(line.path), line.attempt)
+        if line.message in (LINED_UP, LET_IN) and (key not in last or last[key].n < line.n):
+            last[key] = line
+    return {key: str(line.fields.get("provider")) for key, line in last.items() if line.message == LINED_UP}
 
 
 def why(state: RunState, facts: Facts) -> Answer:
@@ -237,6 +253,10 @@ def _cause(stage: StageState, state: RunState, facts: Facts, causes: list[Why], 
         assert stage.failure is not None
         return Why(code=Cause.RESOURCES, explanation=stage.failure.message)
     if stage.status is Status.RUNNING:
+        provider = facts.lined_up.get((format_path(stage.path), stage.attempt))
+        if provider is not None:
+            text = f"It waits for its turn at {provider}: as many calls as its limits allow are under way or were made."
+            return Why(code=Cause.PROVIDER_LIMIT, explanation=text, on=(provider,))
         body = stage.body
         if isinstance(body, ForeachState):
             text = f"Its body runs: {body.ended} of {body.total} items have ended."
@@ -297,7 +317,8 @@ def _wanted(stage: StageState) -> str:
 def _together(stages: tuple[StageWhy, ...]) -> tuple[list[Why], bool]:
     """What a run that goes on waits for: the delays of its stages, where nothing else is under way."""
     open_ = [stage for stage in stages if stage.code is not Cause.DEPENDENCY]
-    delays = [stage for stage in open_ if stage.code in (Cause.RETRY_DELAY, Cause.RATE_LIMIT)]
+    put_off = (Cause.RETRY_DELAY, Cause.RATE_LIMIT, Cause.PROVIDER_LIMIT)
+    delays = [stage for stage in open_ if stage.code in put_off]
     bodies = [stage for stage in open_ if stage.code is Cause.UNDER_WAY]
     if delays and not any(stage.code in (Cause.READY, Cause.MAX_CONCURRENCY) for stage in open_) and not bodies:
         first = min(delays, key=lambda stage: stage.until or 0)

@@ -15,9 +15,10 @@ from flowmason.errors import Code, Failure
 from flowmason.ids import RunId
 from flowmason.plan import Plan
 from flowmason.registry import find_components
+from flowmason.report import LET_IN, LINED_UP, LogLine
 from flowmason.state import RunState
 from flowmason.usage import Limit
-from flowmason.waiting import MOST_STAGES, Answer, Cause, Facts, why
+from flowmason.waiting import MOST_STAGES, Answer, Cause, Facts, lined_up, why
 
 NOW = 1_000_000
 
@@ -156,3 +157,18 @@ def test_an_answer_is_bounded() -> None:
     plan = plan_of(*(echo(f"s{number}") for number in range(MOST_STAGES + 7)))
     found = why(state_of(STARTED, plan=plan), facts())
     assert (len(found.stages), found.more) == (MOST_STAGES, 7)
+
+
+def test_an_attempt_that_waits_for_its_turn_at_a_provider() -> None:
+    def line(n: int, message: str, attempt: int = 2) -> LogLine:
+        return LogLine(("a",), attempt, n, NOW, "info", message, {"provider": "house"})
+
+    started = ev.StageStarted(path=("a",), attempt=2, epoch=1)
+    waits = lined_up([line(2, LINED_UP), line(1, "hello"), line(3, "more")])
+    found = why(state_of(STARTED, started), facts(lined_up=waits))
+    assert stages(found)["a"] is Cause.PROVIDER_LIMIT and found.waiting and found.causes[0].on == ("house",)
+    assert "house" in found.causes[0].explanation
+    goes_on = why(state_of(STARTED, started), facts(lined_up=lined_up([line(9, LET_IN), line(2, LINED_UP)])))
+    assert stages(goes_on)["a"] is Cause.UNDER_WAY and not goes_on.waiting
+    earlier = why(state_of(STARTED, started), facts(lined_up=lined_up([line(2, LINED_UP, attempt=1)])))
+    assert stages(earlier)["a"] is Cause.UNDER_WAY

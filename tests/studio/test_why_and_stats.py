@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -50,6 +51,20 @@ def test_a_run_waits_for_a_conductor_then_behind_others_then_ends(studio: Studio
     with conducting(studio.services.settings):
         ended(studio, second)
     assert why(studio, second)["causes"][0]["code"] == "ENDED"
+
+
+def test_a_stage_that_waits_for_its_turn_at_a_provider_says_so(studio: Studio) -> None:
+    ask = {"component_type": "generator", "config": {"prompt": "hello"}}
+    pipeline = {"name": "two", "version": "1.0.0", "stages": [{"id": "a", **ask}, {"id": "b", **ask}]}
+    run = started(studio, made(studio, pipeline)["id"])["id"]
+    mock = {"limits": {"concurrency": 1}, "extra": {"delay_ms": 1500, "answers": ["one", "two"]}}
+    with conducting(studio.services.settings, {"providers": {"default": "mock", "mock": mock}}):
+        deadline = time.monotonic() + 20
+        while not (waits := [each for each in why(studio, run)["stages"] if each["code"] == "PROVIDER_LIMIT"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert len(waits) == 1 and waits[0]["on"] == ["mock"]
+        assert ended(studio, run)["status"] == "completed"
 
 
 def test_a_pause_says_by_whom(studio: Studio) -> None:

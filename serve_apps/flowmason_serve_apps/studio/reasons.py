@@ -9,9 +9,10 @@ import msgspec
 from flowmason.ids import RunId
 from flowmason.journal import TERMINAL, Command, RunRow
 from flowmason.journal_sql.claims import WAITING
+from flowmason.report import LogLine
 from flowmason.studio import schema
 from flowmason.studio.identity.callers import Caller
-from flowmason.waiting import Answer, Facts, why
+from flowmason.waiting import Answer, Facts, lined_up, why
 from flowmason_serve_apps.studio import running
 from flowmason_serve_apps.studio.services import Services
 
@@ -23,6 +24,10 @@ _AHEAD = (
 )
 _HELD = "SELECT count(*) FROM runs WHERE owner>'' AND org_id=?"
 _COMMANDS = "SELECT data FROM commands WHERE run_id=? AND org_id=? ORDER BY number DESC LIMIT 50"
+_LINES = "SELECT data FROM side_lines WHERE run_id=? AND org_id=? AND kind='log' ORDER BY number DESC LIMIT ?"
+MOST_LINES = 2000
+"""Log lines that are looked through for attempts that wait for a provider."""
+_line = msgspec.msgpack.Decoder(LogLine).decode
 _decode = msgspec.msgpack.Decoder(Command).decode
 
 
@@ -49,7 +54,8 @@ async def _facts(services: Services, caller: Caller, row: RunRow) -> Facts:
         if row.owner is not None and not services.beats.lives(row.owner):
             await services.beats.look(org)
     before = (org, run_id, row.priority, row.priority, row.created_at, run_id, MOST_AHEAD)
-    ahead, held = await services.runs.ask([(org, _AHEAD, before), (org, _HELD, (org,))])
+    asked = [(org, _AHEAD, before), (org, _HELD, (org,)), (org, _LINES, (run_id, org, MOST_LINES))]
+    ahead, held, lines = await services.runs.ask(asked)
     limits: Any = await running.in_thread(services, caller, lambda scope: scope.one(schema.org_limits))
     beats = services.beats
     return Facts(
@@ -63,5 +69,6 @@ async def _facts(services: Services, caller: Caller, row: RunRow) -> Facts:
         silent_s=beats.silent_s(),
         ahead=int(ahead[0][0]),
         held=int(held[0][0]),
+        lined_up=lined_up(_line(bytes(data)) for (data,) in lines),
         most_held=None if limits is None else limits["max_concurrent_runs"],
     )

@@ -12,7 +12,7 @@ from flowmason_serve_apps.studio.models.runs import RunStatus
 Cause = Literal[
     "ENDED", "UNDER_WAY", "READY", "NO_CONDUCTOR", "CONDUCTOR_LOST", "ORG_CONCURRENCY", "QUEUE", "CAPACITY", "PAUSED",
     "PAUSING", "CANCELLING", "RETRY_DELAY", "RATE_LIMIT", "MAX_CONCURRENCY", "DEPENDENCY", "BUDGET",
-    "RESOURCES",
+    "PROVIDER_LIMIT", "RESOURCES",
 ]  # fmt: skip
 
 

@@ -1,0 +1,99 @@
+"""Limits of providers hold over all processes of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import ray
+from flowmason.executor import WorkerSettings
+from flowmason.limiter import Finish, Terms, Ticket
+from flowmason_actors.call_limits import SharedCallLimiter
+from flowmason_actors.conductor_host import NAMESPACE
+from flowmason_actors.launch import launch_of, open_worker
+from flowmason_cluster import ray_start
+
+ONE, TWO = Terms(concurrency=1), Terms(concurrency=2)
+
+
+@pytest.fixture
+async def name(cluster: ray_start.Cluster) -> AsyncIterator[str]:
+    """The name of an actor of this test alone."""
+    found = f"limits-{secrets.token_hex(4)}"
+    yield found
+    with contextlib.suppress(ValueError):
+        ray.kill(ray.get_actor(found, namespace=NAMESPACE))
+
+
+def ticket(id: str, terms: Terms = ONE) -> Ticket:
+    return Ticket(id, "", "local", terms, 60.0)
+
+
+def spans(name: str, prefix: str, count: int) -> list[tuple[float, float]]:
+    """Calls of one process, all at once: when each was made and ended."""
+
+    async def work() -> list[tuple[float, float]]:
+        limiter = SharedCallLimiter(name)
+
+        async def call(n: int) -> tuple[float, float]:
+            mine = ticket(f"{prefix}{n}", TWO)
+            assert (await limiter.enter("them", mine)).refused is None
+            begun = time.time()
+            await asyncio.sleep(0.05)
+            ended = time.time()
+            await limiter.leave("them", mine, Finish(reached=True))
+            return begun, ended
+
+        return await asyncio.gather(*(call(n) for n in range(count)))
+
+    return asyncio.run(work())
+
+
+async def test_processes_of_a_cluster_share_one_limit(name: str) -> None:
+    task: Any = ray.remote(num_cpus=0.5)(spans)
+    found = await asyncio.gather(task.remote(name, "a", 6), task.remote(name, "b", 6))
+    moments = sorted(
+        [(begun, 1) for each in found for begun, _ in each] + [(ended, -1) for each in found for _, ended in each]
+    )
+    inside = most = 0
+    for _, change in moments:
+        inside += change
+        most = max(most, inside)
+    assert most == 2 and sum(map(len, found)) == 12
+
+
+async def test_a_new_keeper_of_the_limits_hears_what_is_under_way(name: str) -> None:
+    limiter = SharedCallLimiter(name)
+    first, second = ticket("first"), ticket("second")
+    await limiter.enter("them", first)
+    ray.kill(ray.get_actor(name, namespace=NAMESPACE))
+    waits = asyncio.create_task(limiter.enter("them", second))
+    assert not (await asyncio.wait([waits], timeout=2.0))[0]
+    await limiter.leave("them", first, Finish())
+    async with asyncio.timeout(20):
+        assert (await waits).refused is None
+
+
+async def test_who_is_cancelled_leaves_the_line(name: str) -> None:
+    limiter = SharedCallLimiter(name)
+    first, second, third = ticket("first"), ticket("second"), ticket("third")
+    await limiter.enter("them", first)
+    gone = asyncio.create_task(limiter.enter("them", second))
+    await asyncio.wait([gone], timeout=0.2)
+    gone.cancel()
+    await asyncio.wait([gone])
+    await limiter.leave("them", first, Finish())
+    async with asyncio.timeout(20):
+        assert (await limiter.enter("them", third)).refused is None
+
+
+async def test_workers_on_ray_share_declared_limits_and_no_others(cluster: ray_start.Cluster) -> None:
+    worker = open_worker(launch_of(WorkerSettings(values_url="memory://x"), {}, share=False))
+    assert isinstance(worker.services.limiter(ONE), SharedCallLimiter)
+    assert not isinstance(worker.services.limiter(Terms()), SharedCallLimiter)
