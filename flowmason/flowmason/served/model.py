@@ -80,6 +80,8 @@ class Defaults(msgspec.Struct, frozen=True, omit_defaults=True):
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
+    system_prompt: str | None = None
+    """The first message of a conversation that has none of the system."""
 
 
 class Adapter(msgspec.Struct, frozen=True):

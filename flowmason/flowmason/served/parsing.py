@@ -224,7 +224,8 @@ def _defaults(reader: _Reader, given: Any) -> Defaults:
     reader.keys("$.defaults", given, Defaults.__struct_fields__)
     temperature = reader.number("$.defaults", given, "temperature", 0, 10)
     top_p = reader.number("$.defaults", given, "top_p", 0, 1)
-    return Defaults(temperature, top_p, reader.whole("$.defaults", given, "max_tokens", 1, 10_000_000))
+    most = reader.whole("$.defaults", given, "max_tokens", 1, 10_000_000)
+    return Defaults(temperature, top_p, most, reader.text("$.defaults", given, "system_prompt"))
 
 
 def _adapters(reader: _Reader, at: str, value: Mapping[str, Any]) -> tuple[Adapter, ...]:

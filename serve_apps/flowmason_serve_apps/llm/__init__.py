@@ -1,4 +1,7 @@
 """Models on Ray Serve, and an endpoint for them that speaks OpenAI's protocol.
 
 cli        `fm model`
+app        `make_gateway`: the endpoint, behind the Studio's door; bodies, folding, spoken: its protocol
+engines    what every engine offers; llama: llama.cpp as one
+deploy     the applications on Serve; handles: models for whoever runs on the same cluster (both import Ray)
 """

@@ -41,6 +41,8 @@ class Permission(StrEnum):
     """See the names of secrets. Nothing reads their values."""
     SECRETS_WRITE = "secrets.write"
     STATS_READ = "stats.read"
+    MODELS_USE = "models.use"
+    """Ask the models that are served beside the Studio, and list them."""
 
 
 class Role(StrEnum):
@@ -73,7 +75,7 @@ _VIEWER = frozenset(
 )
 _DEVELOPER = _VIEWER | {
     _P.KEYS_READ, _P.KEYS_WRITE, _P.PIPELINES_WRITE, _P.PIPELINES_PUBLISH, _P.RUNS_START, _P.RUNS_CONTROL,
-    _P.RUNS_DELETE, _P.DEBUG_CONTROL, _P.REGISTRY_WRITE, _P.SECRETS_READ,
+    _P.RUNS_DELETE, _P.DEBUG_CONTROL, _P.REGISTRY_WRITE, _P.SECRETS_READ, _P.MODELS_USE,
 }  # fmt: skip
 _ADMIN = _DEVELOPER | {_P.ORG_WRITE, _P.MEMBERS_WRITE, _P.KEYS_MANAGE, _P.AUDIT_READ, _P.SECRETS_WRITE}
 
@@ -90,7 +92,7 @@ SCOPES: dict[KeyScope, frozenset[Permission]] = {
     KeyScope.READ: frozenset({_P.SELF, *(each for each in Permission if each.endswith(".read"))}),
     KeyScope.EXECUTE: frozenset(
         {_P.SELF, _P.ORG_READ, _P.PIPELINES_READ, _P.REGISTRY_READ, _P.STATS_READ}
-        | {_P.RUNS_READ, _P.RUNS_START, _P.RUNS_CONTROL}
+        | {_P.RUNS_READ, _P.RUNS_START, _P.RUNS_CONTROL, _P.MODELS_USE}
     ),
     KeyScope.DEPLOY: frozenset(
         {_P.SELF, _P.ORG_READ, _P.PIPELINES_READ, _P.PIPELINES_WRITE, _P.PIPELINES_PUBLISH}

