@@ -16,15 +16,20 @@ import msgspec
 import pytest
 import yaml
 
-from flowmason.errors import Code, RefusedError, UsageError
+from flowmason.errors import Code, ProviderError, RefusedError, Retry, UsageError
+from flowmason.model import ModelRequest
+from flowmason.policy import Placement
+from flowmason.providers import ProviderSettings, make_provider
 from flowmason.providers.llamacpp import local_model_installed
 from flowmason.served import load_served, names
 from flowmason.studio.identity.permissions import Role
 from flowmason.studio.scope import StudioStore
 from flowmason_actors import processes
 from flowmason_cluster import ray_start
+from flowmason_cluster.executor import RayExecutor
 from flowmason_serve_apps.llm.engines import Counts
 from flowmason_serve_apps.llm.handles import Handles, in_cluster
+from ray_kit import Lab, outputs, region, run, stage
 from studio.kit import ACME, people_in
 
 # Ray's own models.
@@ -122,7 +127,7 @@ def test_the_openai_client_works_with_it(site: Site) -> None:
     )
     answer = client.chat.completions.create(model="smollm2", messages=[PARIS])
     assert "Paris" in answer.choices[0].message.content
-    with pytest.raises(openai.NotFoundError, match="did you mean .smollm2"):
+    with pytest.raises(openai.NotFoundError, match=r"did you mean .smollm2"):
         client.chat.completions.create(model="small", messages=[PARIS])
     client.close()
 
@@ -206,3 +211,74 @@ def test_the_declared_model_is_the_deployed_one() -> None:
     ]
     declared = load_served(ROOT / "configs/llm/smollm2.yaml")
     assert (args["name"], args["engine_args"]) == (declared.name, declared.engine_args)
+
+
+# -- the provider `models` -----------------------------------------------------------------------------------------
+
+
+def _provider(environ: dict[str, str] | None = None, **settings: Any) -> Any:
+    return make_provider("models", ProviderSettings(**settings), environ=environ or {})
+
+
+async def test_a_provider_on_the_cluster_asks_through_a_handle(site: Site) -> None:
+    provider = _provider()
+    pieces: list[str] = []
+    request = ModelRequest(prompt="What is the capital of France?")
+    answer = await provider.generate(request, pieces.append)  # the only model that is served is meant
+    assert "Paris" in answer.content and "".join(pieces) == answer.content and len(pieces) > 3
+    assert (answer.model, answer.finish_reason, answer.usage.estimated) == ("smollm2", "stop", False)
+    assert answer.usage.output_tokens > 3 and (answer.usage.calls, answer.usage.cost) == (1, "0")
+    schema = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"]}
+    object_ = await provider.generate(ModelRequest(prompt="Is it?", json_schema=schema, max_tokens=60))
+    assert isinstance(json.loads(object_.content)["yes"], bool)
+    with pytest.raises(ProviderError, match="no model 'gpt' is served here") as caught:
+        await provider.generate(ModelRequest(prompt="x", model="gpt"))
+    assert caught.value.failure.retry == Retry.NEVER
+    with pytest.raises(ProviderError, match=r"within 0\.3 s"):
+        await provider.generate(ModelRequest(prompt=STORY["content"], max_tokens=2000, timeout_s=0.3))
+    priced = _provider(extra={"price": {"input": "1", "output": "2"}})
+    usage = (await priced.generate(ModelRequest(prompt="Hi", max_tokens=2))).usage
+    assert usage.cost_nanodollars == usage.input_tokens * 1000 + usage.output_tokens * 2000
+
+
+async def test_a_call_that_is_cancelled_ends_at_the_engine(site: Site) -> None:
+    handles = Handles()
+    before = await handles.counts("smollm2")
+    provider = _provider(model="smollm2")
+    begun = asyncio.Event()
+    request = ModelRequest(prompt=STORY["content"], max_tokens=4000)
+    call = asyncio.create_task(provider.generate(request, lambda _: begun.set()))
+    await asyncio.wait_for(begun.wait(), 10)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    after = await _ended(handles)
+    assert 0 < after.output_tokens - before.output_tokens < 400
+
+
+async def test_a_provider_elsewhere_asks_over_http_with_an_api_key(site: Site) -> None:
+    base_url = f"http://127.0.0.1:{site.port}{names.PREFIX}/v1"
+    environ = {"FLOWMASON_API_KEY": site.keys[Role.DEVELOPER]}
+    provider = _provider(environ, base_url=base_url, model="smollm2")
+    answer = await provider.generate(ModelRequest(prompt="What is the capital of France?"))
+    assert "Paris" in answer.content and (answer.usage.cost, answer.usage.estimated) == ("0", False)
+    await provider.close()
+    stranger = _provider({"FLOWMASON_API_KEY": "fm_live_x"}, base_url=base_url, model="smollm2")
+    with pytest.raises(ProviderError, match="answered 401") as caught:
+        await stranger.generate(ModelRequest(prompt="x"))
+    assert caught.value.failure.code == Code.SECURITY
+    await stranger.close()
+
+
+async def test_a_stage_on_a_node_host_names_a_model_and_not_where_it_runs(site: Site, lab: Lab) -> None:
+    executor = RayExecutor(lab.settings(providers={"default": "models"}), address="local")
+    await executor.start()
+    try:
+        plan = lab.plan(
+            {**stage("ask", "generator", prompt="What is the capital of France?"), "llm_settings": {"model": "smollm2"}}
+        )
+        wanted = region(plan, placement=Placement.HOST)
+        done = outputs(await run(executor, wanted))
+        assert "Paris" in str(done["ask"])
+    finally:
+        await executor.close()
