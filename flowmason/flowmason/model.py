@@ -36,6 +36,8 @@ class ModelRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """JSON Schema that the answer is asked to fit. The answer is still text, and the caller checks it."""
     idempotency_key: str | None = None
     """Sent along where the provider knows such keys."""
+    prompt_cache: str | None = None
+    """Ask the provider to keep the beginning of the prompt for the next call with this name."""
     timeout_s: float | None = None
     """The whole call, in seconds."""
 

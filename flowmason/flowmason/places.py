@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from flowmason.errors import UsageError
 
@@ -36,3 +37,9 @@ def state_dir(project_root: Path | None, environ: Mapping[str, str]) -> Path:
 
 def _dies_with_ray(path: Path) -> bool:
     return _RAY_SESSION.search(path.absolute().as_posix()) is not None
+
+
+def org_name(org_id: str) -> str:
+    """The name of the folder in which an org's values lie."""
+    name = quote(org_id, safe="")
+    return name.replace(".", "%2E") if name.strip(".") == "" else name

@@ -133,6 +133,8 @@ ASKED = "asked the model"
 """The message of the log line that tells, in a debugged run, what a model was asked: `system_prompt`, `user_prompt`."""
 
 
+FROM_CACHE = "answered from the cache"
+"""The message of the log line that tells of an answer that was given before: `provider`, `model`, `given_at` (ms)."""
 LINED_UP = "waits for its turn at a provider"
 """The message of the log line that an attempt writes when it has to wait for a provider's limits: `provider`."""
 LET_IN = "it is its turn"

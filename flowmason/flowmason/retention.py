@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
-from flowmason.errors import Code, FlowMasonError
+from flowmason.answers_fs import Answers
+from flowmason.errors import Code, FlowMasonError, UsageError
 from flowmason.ids import Digest, OrgId, RunId
 from flowmason.journal import Journal, mentioned_digests
 from flowmason.values import ValueStore
@@ -72,6 +74,9 @@ async def sweep(
 
     A value that stands only inside another one (a `$blob` in a large output) is kept as long as that.
     """
+    if not dry_run:
+        with contextlib.suppress(UsageError, ValueError):  # a store that is no folder and no URL keeps no answers
+            await asyncio.to_thread(lambda: Answers(values.location).forget(org_id))
     loose = await _unreferenced(journal, values, org_id, untouched_s)
     if loose:
         await _keep_mentioned(values, org_id, loose)

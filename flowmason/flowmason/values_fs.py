@@ -19,11 +19,11 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from flowmason.errors import Code, FlowMasonError, Retry, UsageError
 from flowmason.ids import Digest, OrgId, sha256
-from flowmason.places import state_dir
+from flowmason.places import org_name, state_dir
 from flowmason.policy import LARGE
 from flowmason.values import ValueStore
 
@@ -201,7 +201,7 @@ class FolderValues:
                 yield digest, size
 
     def _org(self, org_id: OrgId) -> Path:
-        return self.root / _org_name(org_id)
+        return self.root / org_name(org_id)
 
     def _path(self, org_id: OrgId, digest: Digest) -> Path:
         name = _hex(digest)
@@ -284,7 +284,7 @@ class RemoteValues:
 
     def _old(self, org_id: OrgId, seconds: float) -> list[tuple[Digest, int]]:
         try:
-            files: dict[str, dict[str, Any]] = self._fs.find(f"{self._root}/{_org_name(org_id)}", detail=True)
+            files: dict[str, dict[str, Any]] = self._fs.find(f"{self._root}/{org_name(org_id)}", detail=True)
             return [
                 (Digest(f"sha256:{name}"), int(found.get("size") or 0))
                 for path, found in sorted(files.items())
@@ -312,7 +312,7 @@ class RemoteValues:
 
     def _path(self, org_id: OrgId, digest: Digest) -> str:
         name = _hex(digest)
-        return f"{self._root}/{_org_name(org_id)}/{name[:2]}/{name[2:4]}/{name}"
+        return f"{self._root}/{org_name(org_id)}/{name[:2]}/{name[2:4]}/{name}"
 
 
 def _hex(digest: str) -> str:
@@ -320,11 +320,6 @@ def _hex(digest: str) -> str:
     if match is None:
         raise FlowMasonError(f"{digest!r} is not the digest of a value", code=Code.VALUE_MISSING)
     return match[1]
-
-
-def _org_name(org_id: str) -> str:
-    name = quote(org_id, safe="")
-    return name.replace(".", "%2E") if name.strip(".") == "" else name
 
 
 def _touch(path: Path, size: int) -> bool:

@@ -261,3 +261,16 @@ async def test_cancelling_hangs_up(api: StartApi, stream: Any) -> None:
     with pytest.raises(asyncio.CancelledError):
         await call
     await asyncio.wait_for(site.gone.wait(), 2)
+
+
+async def test_the_beginning_of_a_prompt_is_kept_where_that_is_wanted(api: StartApi, stream: Any, status: Any) -> None:
+    site = await api(stream(answer("Hi", cached=40)))
+    got = await provider_at(site.url).generate(ModelRequest(prompt="x", prompt_cache="of this stage"))
+    assert site.asked[0].body["cache_control"] == {"type": "ephemeral"}
+    assert got.usage.cached_tokens == 40 and got.usage.input_tokens == 50
+    await provider_at(site.url).generate(ModelRequest(prompt="x"))
+    assert "cache_control" not in site.asked[1].body
+    body = {"type": "error", "error": {"type": "invalid_request_error", "message": "cache_control: Extra inputs"}}
+    site = await api(status(400, body), stream(answer("Hi")))
+    await provider_at(site.url).generate(ModelRequest(prompt="x", prompt_cache="of this stage"))
+    assert "cache_control" not in site.asked[1].body

@@ -346,3 +346,20 @@ def test_strict_mode_is_asked_for_only_where_it_fits(schema: dict[str, Any], fit
 
 def test_the_environment_of_the_tests_has_no_real_key() -> None:
     assert KEY not in os.environ.values()
+
+
+async def test_the_beginning_of_a_prompt_is_kept_by_openai_where_that_is_wanted(
+    api: StartApi, stream: Any, status: Any
+) -> None:
+    site = await api(stream(ANSWER))
+    settings = ProviderSettings(base_url=f"{site.url}/v1", declared=True)
+    wanted = ModelRequest(prompt="x", model="gpt-5", prompt_cache="of this stage")
+    await make_provider("openai", settings, environ={"OPENAI_API_KEY": KEY}).generate(wanted)
+    assert site.asked[0].body["prompt_cache_key"] == "of this stage"
+    await provider_at(site.url).generate(wanted)
+    assert "prompt_cache_key" not in site.asked[1].body  # other servers keep it by themselves
+    body = {"error": {"message": "Unknown parameter: 'prompt_cache_key'.", "type": "invalid_request_error"}}
+    site = await api(status(400, body), stream(ANSWER))
+    settings = ProviderSettings(base_url=f"{site.url}/v1", declared=True)
+    await make_provider("openai", settings, environ={"OPENAI_API_KEY": KEY}).generate(wanted)
+    assert "prompt_cache_key" not in site.asked[1].body

@@ -131,6 +131,6 @@ async def test_a_cancelled_run_gives_its_places_back(make: Make) -> None:
     await running.command("cancel")
     result = await running.end()
     assert result.status == "cancelled"
-    assert [entry.call.end for entry in calls_of(result)] == ["aborted"]
+    assert {entry.call.end for entry in calls_of(result)} == {"aborted"}  # of who came next, too, if it was let in
     provider._seconds = 0.0
     assert (await engine.run(fan_out(2))).status == "completed"

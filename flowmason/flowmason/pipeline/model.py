@@ -39,6 +39,10 @@ class LLMSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     top_p: float | None = None
     """0 to 1."""
     stop_sequences: tuple[str, ...] | None = None
+    cache_s: int | None = None
+    """Seconds for which an answer is given again to the same request; None: every call is made."""
+    prompt_cache: bool | None = None
+    """Whether the provider is asked to keep the beginning of the prompt."""
 
 
 class Fallback(msgspec.Struct, frozen=True, omit_defaults=True):

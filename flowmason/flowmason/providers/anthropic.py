@@ -43,6 +43,7 @@ class AnthropicProvider(HttpProvider):
             "top_p": request.top_p is not None,
             "temperature": request.temperature is not None,
             "schema": form is not None,
+            "prompt_cache": request.prompt_cache is not None,
         }
         manager: Any = None
 
@@ -98,6 +99,8 @@ class AnthropicProvider(HttpProvider):
             if value is not None and name not in left_out:
                 more[name] = value
                 headers["anthropic-version"] = _VERSION_WITH_SAMPLING
+        if request.prompt_cache is not None and "prompt_cache" not in left_out:
+            arguments["cache_control"] = {"type": "ephemeral"}
         if request.stop_sequences:
             arguments["stop_sequences"] = list(request.stop_sequences)
         if form is not None and "schema" not in left_out:

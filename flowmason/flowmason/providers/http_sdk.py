@@ -24,8 +24,11 @@ _LONGEST_CALL_S = 7 * 24 * 3600.0  # the caller's own timeout bounds a call; the
 _LONGEST_SILENCE_S = 600.0
 
 _SAMPLING = ("top_p", "temperature")
-_OPTIONAL = ("stream_options", *_SAMPLING, "schema")
-_WORDS = {"schema": ("schema", "response_format", "output_config", "output_format")}
+_OPTIONAL = ("stream_options", *_SAMPLING, "schema", "prompt_cache")
+_WORDS = {
+    "schema": ("schema", "response_format", "output_config", "output_format"),
+    "prompt_cache": ("prompt_cache", "cache_control"),
+}
 _log = logging.getLogger("flowmason.providers")
 
 

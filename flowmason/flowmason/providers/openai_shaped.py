@@ -60,6 +60,7 @@ class OpenAIShapedProvider(HttpProvider):
             "top_p": request.top_p is not None,
             "temperature": request.temperature is not None,
             "schema": request.json_schema is not None,
+            "prompt_cache": self._official and request.prompt_cache is not None,
         }
         stream = await self._begin(
             model, used, lambda left: client.chat.completions.create(**self._arguments(request, model, left))
@@ -114,6 +115,8 @@ class OpenAIShapedProvider(HttpProvider):
         for name, value in (("temperature", request.temperature), ("top_p", request.top_p)):
             if value is not None and name not in left_out:
                 arguments[name] = value
+        if self._official and request.prompt_cache is not None and "prompt_cache" not in left_out:
+            arguments["prompt_cache_key"] = request.prompt_cache
         if request.stop_sequences:
             arguments["stop"] = list(request.stop_sequences)
         if request.idempotency_key is not None:

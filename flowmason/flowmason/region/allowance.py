@@ -15,7 +15,9 @@ import msgspec
 
 from flowmason.errors import Code, FlowMasonError, ProviderError, StageError
 from flowmason.policy import Effect
+from flowmason.region.answers import again, answer_key
 from flowmason.region.gate import Gate
+from flowmason.report import FROM_CACHE
 from flowmason.usage import Amount, Call, CallEnd, Limit, Usage, call_of, limit_words, total, used
 
 if TYPE_CHECKING:
@@ -48,12 +50,39 @@ class Spending:
         return total(self.calls)
 
     async def ask(
-        self, provider: ModelProvider, request: ModelRequest, on_delta: Callable[[str], None], *, chained: bool = False
+        self,
+        provider: ModelProvider,
+        request: ModelRequest,
+        on_delta: Callable[[str], None],
+        *,
+        chained: bool = False,
+        cache_s: float | None = None,
     ) -> ModelResponse:
-        """`provider.generate`, within its limits, accounted; `chained`: others can be asked instead.
+        """`provider.generate`, within its limits, accounted. `chained`: others can be asked instead; `cache_s`: an
+        answer that was given to the same request so many seconds ago, or less, will do.
 
         Raises `FlowMasonError` (`BUDGET_EXCEEDED`, `PRICE_UNKNOWN`) where the call may not be made.
         """
+        if cache_s is None:
+            return await self._ask(provider, request, on_delta, chained)
+        region, services = self._run.region, self._run.worker.services
+        answers = services.answers(region.org_id, self._run.masker)
+        key = answer_key(region.org_id, provider, services.asked_with(provider.name), request)
+        # What a repeated attempt asks may have been answered badly the first time.
+        repeated = self._stage.attempt > 1
+        kept = None if repeated else await answers.find(key, cache_s)
+        if kept is not None:
+            self._context.logger.info(FROM_CACHE, provider=provider.name, model=kept.model, given_at=kept.at)
+            self._record(Call(provider.name, kept.model, CallEnd.CACHED, started_at=self._run.worker.now()))
+            on_delta(kept.content)
+            return again(kept, provider)
+        response = await self._ask(provider, request, on_delta, chained)
+        await answers.keep(key, response, self._run.worker.now())
+        return response
+
+    async def _ask(
+        self, provider: ModelProvider, request: ModelRequest, on_delta: Callable[[str], None], chained: bool
+    ) -> ModelResponse:
         held = Amount()
         if self._run.region.capped:
             request, held = await self._hold(provider, request)
@@ -87,10 +116,6 @@ class Spending:
 
     def _timed(self, call: Call, begun: int) -> Call:
         return msgspec.structs.replace(call, started_at=begun, duration_ms=max(0, self._run.worker.now() - begun))
-
-    def answered(self, provider: str, model: str) -> None:
-        """A call was answered without asking the provider (`cached`)."""
-        self._record(Call(provider=provider, model=model, end=CallEnd.CACHED))
 
     def _broken(self, provider: ModelProvider, request: ModelRequest, text: str, error: BaseException) -> Call:
         from flowmason.providers.counting import estimated

@@ -218,14 +218,20 @@ class StageContext:
             self._cancel.set()
 
     async def ask(
-        self, provider: ModelProvider, request: ModelRequest, on_delta: Callable[[str], None], *, chained: bool = False
+        self,
+        provider: ModelProvider,
+        request: ModelRequest,
+        on_delta: Callable[[str], None],
+        *,
+        chained: bool = False,
+        cache_s: float | None = None,
     ) -> ModelResponse:
         """Ask a model once, within the attempt's allowance and its provider's limits, and keep account of it."""
         if self.spending is None:
             from flowmason.region.allowance import Spending
 
             self.spending = Spending(self._run, self._stage, self)
-        return await self.spending.ask(provider, request, on_delta, chained=chained)
+        return await self.spending.ask(provider, request, on_delta, chained=chained, cache_s=cache_s)
 
     @property
     def usage(self) -> Usage | None:

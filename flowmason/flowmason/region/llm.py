@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowmason.component import parse_json
 from flowmason.errors import Code, FlowMasonError
+from flowmason.ids import sha256
 from flowmason.model import ModelRequest, ModelResponse
 from flowmason.report import ASKED, Delta
 from flowmason.secrets import StreamMasker
@@ -85,6 +86,7 @@ class StageLLM:
             top_p=_first(settings.get("top_p"), top_p),
             stop_sequences=tuple(stop_sequences or settings.get("stop_sequences") or ()),
             json_schema=dict(schema) if schema is not None else None,
+            prompt_cache=self._prompt_cache(),
             timeout_s=self._stage.stage.timeout_ms / 1000,
         )
         if self._run.region.debugged:
@@ -105,7 +107,8 @@ class StageLLM:
 
         async def ask(provider: str, request: ModelRequest) -> ModelResponse:
             found = self._run.worker.services.provider(provider, self._run.region)
-            return await self._context.ask(found, request, streamed, chained=len(candidates) > 1)
+            chained, cache_s = len(candidates) > 1, settings.get("cache_s")
+            return await self._context.ask(found, request, streamed, chained=chained, cache_s=cache_s)
 
         name = self._provider_name(provider)
         candidates = self._candidates(name)
@@ -151,6 +154,12 @@ class StageLLM:
         finally:
             if not call.done():
                 call.cancel()
+
+    def _prompt_cache(self) -> str | None:
+        """Calls of a stage begin alike, and so do those of its next run."""
+        if not self._settings.get("prompt_cache"):
+            return None
+        return sha256(f"{self._run.region.org_id}/{self._context.pipeline_id}/{self._context.stage_id}".encode())[7:39]
 
     def _edited(self, prompt: str, system_prompt: str | None) -> tuple[str, str | None]:
         """The prompts as somebody edited them. What a component adds in a later call (a repair, say) is kept."""

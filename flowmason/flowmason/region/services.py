@@ -21,10 +21,12 @@ from flowmason.report import Region
 from flowmason.secrets import EnvironmentSecrets, Masker
 
 if TYPE_CHECKING:
+    from flowmason.answers_fs import Answers
     from flowmason.egress import EgressPolicy
     from flowmason.mcp_client import Connections
     from flowmason.model import ModelProvider
     from flowmason.providers import Candidate
+    from flowmason.region.answers import KeptAnswers
 
 _limiter = MemoryCallLimiter()
 """Of all workers of this process."""
@@ -46,6 +48,7 @@ class Services:
         self._shared_limiter = shared_limiter
         self._terms: dict[str, Terms] = {}
         self._options = settings.options
+        self._values_url = settings.values_url
         self._root = settings.project_root
         self._environ = os.environ if environ is None else environ
         self._secrets = EnvironmentSecrets(self._environ)
@@ -134,6 +137,26 @@ class Services:
 
             found = self._terms[name] = settings_of(name, self._options.get("providers", {})).limits.terms
         return found
+
+    def asked_with(self, name: str) -> dict[str, Any]:
+        """What of a provider's settings changes its answers."""
+        from flowmason.providers import settings_of
+
+        settings = settings_of(name, self._options.get("providers", {}))
+        extra = {key: item for key, item in settings.extra.items() if key not in ("price", "delay_ms")}
+        return {"temperature": settings.temperature, "max_tokens": settings.max_tokens, "extra": extra}
+
+    def answers(self, org_id: OrgId, masker: Masker) -> KeptAnswers:
+        """The answers of models that are kept for an org."""
+        from flowmason.region.answers import KeptAnswers
+
+        return KeptAnswers(self._answers, org_id, masker)
+
+    @cached_property
+    def _answers(self) -> Answers:
+        from flowmason.answers_fs import Answers
+
+        return Answers(self._values_url)
 
     def limiter(self, terms: Terms) -> CallLimiter:
         """Who keeps the limits of calls: for declared ones somebody whom all workers ask, where there is one."""
