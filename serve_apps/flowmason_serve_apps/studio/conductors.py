@@ -22,6 +22,8 @@ _LOOK_S = 2.0
 _DRAIN_S = 2.0
 _HANDLES_S = 5.0
 _PATIENCE_S = 120.0
+_GAP_S = 0.005
+"""Between two nudges: runs that come together are taken up together."""
 log = logging.getLogger("flowmason.studio.conductors")
 
 
@@ -96,6 +98,7 @@ class Nudger:
             try:
                 # The list comes from the GCS, which may be away.
                 await asyncio.to_thread(self._tell)
+                await asyncio.sleep(_GAP_S)
             except Exception as error:
                 self._looked = None
                 log.debug("no nudge: %s", error)

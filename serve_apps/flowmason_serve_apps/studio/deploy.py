@@ -47,7 +47,8 @@ def asgi() -> Any:
     from flowmason.studio import logs
     from flowmason_serve_apps.studio.app import make_app
 
-    logs.install()
+    # The process's own stderr: what Serve puts in its place looks up the stack for every line.
+    logs.install(stream=sys.__stderr__)
     return make_app(nudge=Nudger().nudge)
 
 

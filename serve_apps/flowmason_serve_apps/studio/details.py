@@ -11,12 +11,13 @@ import msgspec
 from flowmason.assembly.outcome import Shown, failure_document, moment, result, usage_document
 from flowmason.assembly.picture import RunPicture
 from flowmason.errors import Code, JournalError, UsageError
-from flowmason.event import RunSubmitted, StageExpanded
+from flowmason.event import Recorded, RunSubmitted, StageExpanded
 from flowmason.ids import OrgId, PlanId, RunId
-from flowmason.journal import RunRow
+from flowmason.journal import NewRun, RunRow
 from flowmason.journal_sql.tenant import OrgRuns, RunStore
 from flowmason.plan import Plan, decode
 from flowmason.usage import Usage
+from flowmason.value import Inline
 from flowmason.values import ValueStore
 
 _ENCODED_BYTES = 32 * 1024 * 1024
@@ -50,6 +51,15 @@ class Details:
             self._remember((org_id, run_id, row.seq), data)
             self._pictures.pop((org_id, run_id), None)
         return picture.seq, data
+
+    async def begun(self, new: NewRun, row: RunRow, plan: Plan) -> bytes:
+        """The detail of a run that was recorded just now; nothing is read for it."""
+        picture = RunPicture(plan)
+        for seq, event in enumerate(new.events, 1):
+            picture.apply(Recorded(new.run_id, seq, new.at, new.by, event))
+        if isinstance(picture.input, Inline | None):
+            return _encode(detail(row, picture, self._values))
+        return await asyncio.to_thread(lambda: _encode(detail(row, picture, self._values)))
 
     async def picture(self, org_id: OrgId, run_id: RunId) -> RunPicture:
         """The run as its journal says now; what was folded before is not read again. Raises `UsageError`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from flowmason import telemetry
 from flowmason.conductor import new_run
 from flowmason.debug import check
-from flowmason.errors import Code, UsageError
+from flowmason.errors import Code, FlowMasonError, UsageError
 from flowmason.event import DebugChanged
 from flowmason.ids import RunId
 from flowmason.journal import TERMINAL, Command, NewRun, RunRow
@@ -46,32 +47,63 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What stops the run from its start on."""
 
 
-async def start(services: Services, caller: Caller, wanted: Wanted) -> tuple[RunRow, StoredPipeline]:
+class Prepared(msgspec.Struct, frozen=True):
+    """A run that can be recorded."""
+
+    run: NewRun
+    plan: Plan
+    most_queued: int | None
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A run that is recorded."""
+
+    row: RunRow
+    prepared: Prepared
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was recorded just now, and not earlier under the same idempotency key."""
+        return self.row.run_id == self.prepared.run.run_id
+
+
+async def start(services: Services, caller: Caller, wanted: Wanted) -> tuple[Started, StoredPipeline]:
     """Record a run. It is in the database once this returns; conductors are told, and look by themselves too.
 
     Raises `UsageError` (`PIPELINE_NOT_FOUND`, `NOT_FOUND`, `QUEUE_FULL`) and `RefusedError` (a pipeline that cannot be
     run, a wrong input).
     """
-    run, stored, most_queued = await asyncio.to_thread(_prepared, services, caller, wanted)
-    return await _submitted(services, run, most_queued), stored
+    # Submissions of one pipeline that come together look it up together.
+    key = (caller.org_id, wanted.pipeline_id, wanted.reference)
+    asked = _Asked(caller, wanted, _asked_by())
+    prepared, stored = await services.together.ask(key, asked, partial(_prepared, services))
+    return await _submitted(services, prepared), stored
 
 
-async def start_inline(services: Services, caller: Caller, document: Mapping[str, Any], wanted: Wanted) -> RunRow:
+async def start_inline(services: Services, caller: Caller, document: Mapping[str, Any], wanted: Wanted) -> Started:
     """Record a run of a pipeline that is kept nowhere but in the run. Raises as `start` does."""
-    run, most_queued = await asyncio.to_thread(_prepare_inline, services, caller, document, wanted)
-    return await _submitted(services, run, most_queued)
+    return await _submitted(services, await asyncio.to_thread(_prepare_inline, services, caller, document, wanted))
 
 
-async def _submitted(services: Services, run: NewRun, most_queued: int | None) -> RunRow:
+async def shown(services: Services, started: Started) -> bytes:
+    """A run that was started, as JSON: as it was recorded, or where it was known already, as it is."""
+    row = started.row
+    if started.is_new:
+        return await services.details.begun(started.prepared.run, row, started.prepared.plan)
+    return (await services.details.encoded(row.org_id, row.run_id))[1]
+
+
+async def _submitted(services: Services, prepared: Prepared) -> Started:
+    run = prepared.run
     try:
-        row = await services.runs.org(run.org_id).submit(run, most_queued=most_queued)
+        row = await services.runs.org(run.org_id).submit(run, most_queued=prepared.most_queued)
     except UsageError as error:
         if error.failure.code != Code.QUEUE_FULL:
             raise
         failure = error.failure
         raise UsageError(failure.message, code=failure.code, help=failure.help, retry_after_ms=_FULL_RETRY_MS) from None
     await services.nudge()
-    return row
+    return Started(row, prepared)
 
 
 async def ended(services: Services, caller: Caller, run_id: RunId, timeout_s: float) -> RunRow | None:
@@ -116,10 +148,22 @@ async def in_thread(services: Services, caller: Caller, ask: Callable[[Scope], T
     return await asyncio.to_thread(asked)
 
 
-def _prepared(services: Services, caller: Caller, wanted: Wanted) -> tuple[NewRun, StoredPipeline, int | None]:
+class _Asked(msgspec.Struct, frozen=True):
+    """Who asks for a run, and where in a trace."""
+
+    caller: Caller
+    wanted: Wanted
+    trace: dict[str, Any]
+
+
+_Answer = tuple[Prepared, StoredPipeline]
+
+
+def _prepared(services: Services, asked: Sequence[_Asked]) -> list[_Answer | Exception]:
+    """Prepare runs of one org and one pipeline."""
     for attempt in range(_TRIES):
         try:
-            return _prepare(services, caller, wanted)
+            return _prepare(services, asked)
         except UsageError as error:
             # Somebody wrote to the draft between our reading and keeping it: what they wrote is what runs.
             if error.failure.code != Code.CONFLICT or attempt == _TRIES - 1:
@@ -127,7 +171,8 @@ def _prepared(services: Services, caller: Caller, wanted: Wanted) -> tuple[NewRu
     raise AssertionError("unreachable")
 
 
-def _prepare(services: Services, caller: Caller, wanted: Wanted) -> tuple[NewRun, StoredPipeline, int | None]:
+def _prepare(services: Services, asked: Sequence[_Asked]) -> list[_Answer | Exception]:
+    caller, wanted = asked[0].caller, asked[0].wanted
     with services.store.scope(caller.org_id, writing=False) as scope:
         if wanted.pipeline_id is not None:
             stored = pipelines.get(scope, wanted.pipeline_id)
@@ -138,6 +183,23 @@ def _prepare(services: Services, caller: Caller, wanted: Wanted) -> tuple[NewRun
         packages.store_archives(scope, services.values, plan)
         limits = scope.one(schema.org_limits)
         is_kept = stored.kept or services.is_kept(caller.org_id, stored)
+    most_queued = None if limits is None else limits["max_queued_runs"]
+    answers: list[_Answer | Exception] = []
+    for each in asked:
+        try:
+            answers.append((Prepared(_run(services, each, stored, plan), plan, most_queued), stored))
+        except FlowMasonError as error:
+            answers.append(error)
+    able = [each.caller for each, answer in zip(asked, answers, strict=True) if not isinstance(answer, Exception)]
+    if able and not is_kept:
+        with services.store.scope(caller.org_id) as scope:
+            pipelines.keep(scope, stored, by=able[0].actor, now=services.now())
+        services.note_kept(caller.org_id, stored)
+    return answers
+
+
+def _run(services: Services, asked: _Asked, stored: StoredPipeline, plan: Plan) -> NewRun:
+    caller, wanted = asked.caller, asked.wanted
     given = wanted.input
     if given is None and wanted.test:
         given = stored.content.get("sample_input")
@@ -150,20 +212,13 @@ def _prepare(services: Services, caller: Caller, wanted: Wanted) -> tuple[NewRun
         "pipeline_id": stored.pipeline_id,
         "pipeline_digest": stored.digest,
         "submitted_by": caller.name,
-        **_asked_by(),
+        **asked.trace,
         **({"test": True} if wanted.test else {}),
     }
-    run = _new(services, caller, wanted, plan, given, options)
-    if not is_kept:
-        with services.store.scope(caller.org_id) as scope:
-            pipelines.keep(scope, stored, by=caller.actor, now=services.now())
-        services.note_kept(caller.org_id, stored)
-    return run, stored, None if limits is None else limits["max_queued_runs"]
+    return _new(services, caller, wanted, plan, given, options)
 
 
-def _prepare_inline(
-    services: Services, caller: Caller, document: Mapping[str, Any], wanted: Wanted
-) -> tuple[NewRun, int | None]:
+def _prepare_inline(services: Services, caller: Caller, document: Mapping[str, Any], wanted: Wanted) -> Prepared:
     written = read_value(dict(document))
     with services.store.scope(caller.org_id, writing=False) as scope:
         plan = services.compiling.plan(written, services.catalogue.of(scope), pipelines.look_in(scope))
@@ -171,7 +226,7 @@ def _prepare_inline(
         limits = scope.one(schema.org_limits)
     options = {**wanted.options, "submitted_by": caller.name, **_asked_by()}
     run = _new(services, caller, wanted, plan, wanted.input, options)
-    return run, None if limits is None else limits["max_queued_runs"]
+    return Prepared(run, plan, None if limits is None else limits["max_queued_runs"])
 
 
 def _asked_by() -> dict[str, Any]:

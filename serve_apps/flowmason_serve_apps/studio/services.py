@@ -28,6 +28,7 @@ from flowmason_serve_apps.studio.guard.authentication import Authenticator
 from flowmason_serve_apps.studio.live import Live
 from flowmason_serve_apps.studio.settings import StudioSettings
 from flowmason_serve_apps.studio.states import States
+from flowmason_serve_apps.studio.together import Together
 
 _KEPT_NOTED = 4096
 Nudge = Callable[[], Awaitable[None]]
@@ -61,6 +62,7 @@ class Services:
     details: Details = field(init=False)
     states: States = field(init=False, default_factory=States)
     beats: Beats = field(init=False)
+    together: Together = field(init=False, default_factory=Together)
     sockets: Counter[str] = field(init=False, default_factory=Counter)
     """Open WebSockets by user."""
     _kept: set[tuple[OrgId, str, str, str]] = field(init=False, default_factory=set)

@@ -41,11 +41,11 @@ async def run(services: Given, caller: Debugger, body: models.DebugRun) -> Respo
     options = body.options.model_dump(exclude_none=True)
     wanted = Wanted(input=body.input, options=options, debug=debug.read_changes(given))
     if isinstance(body.pipeline, str):
-        row, _ = await running.start(services, caller, msgspec.structs.replace(wanted, reference=body.pipeline))
+        started, _ = await running.start(services, caller, msgspec.structs.replace(wanted, reference=body.pipeline))
     else:
-        row = await running.start_inline(services, caller, body.pipeline, wanted)
-    _, data = await services.details.encoded(caller.org_id, row.run_id)
-    return json_response(data, 202, {"Location": f"/api/v1/runs/{row.run_id}"})
+        started = await running.start_inline(services, caller, body.pipeline, wanted)
+    data = await running.shown(services, started)
+    return json_response(data, 202, {"Location": f"/api/v1/runs/{started.row.run_id}"})
 
 
 @router.put("/runs/{run_id}/debug/breakpoints", status_code=202, operation_id="debug_breakpoints")

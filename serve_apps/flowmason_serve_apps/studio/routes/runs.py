@@ -73,7 +73,8 @@ async def test(
 ) -> models.TestResult:
     """Run the draft on a sample and wait for the end, at most 30 s (then 202 with the run as it stands)."""
     wanted = Wanted(pipeline_id=pipeline_id, input=body.sample_input, test=True)
-    row, stored = await running.start(services, caller, wanted)
+    started, stored = await running.start(services, caller, wanted)
+    row = started.row
     await running.in_thread(services, caller, lambda scope: pipelines.note_test(scope, pipeline_id, row.run_id))
     ended = await running.ended(services, caller, row.run_id, WAIT_S)
     found = msgspec.json.decode((await services.details.encoded(caller.org_id, row.run_id))[1])
@@ -283,8 +284,11 @@ async def _run(
         priority=body.priority,
         idempotency_key=key,
     )
-    row, _ = await running.start(services, caller, wanted)
-    ended = None if body.async_mode else await running.ended(services, caller, row.run_id, WAIT_S)
-    _, data = await services.details.encoded(caller.org_id, row.run_id)
-    headers = {"Location": f"/api/v1/runs/{row.run_id}"}
+    started, _ = await running.start(services, caller, wanted)
+    run_id = started.row.run_id
+    headers = {"Location": f"/api/v1/runs/{run_id}"}
+    if body.async_mode:
+        return json_response(await running.shown(services, started), 202, headers)
+    ended = await running.ended(services, caller, run_id, WAIT_S)
+    _, data = await services.details.encoded(caller.org_id, run_id)
     return json_response(data, 202 if ended is None else 200, headers)
