@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 from studio.conducting import conducting, ended, hello, made, started
 from studio.kit import Studio
 
@@ -126,8 +129,24 @@ def test_the_same_idempotency_key_starts_one_run(studio: Studio) -> None:
     pipeline = made(studio, hello())
     address = f"{BASE}/{pipeline['id']}/run"
     keyed = {**studio.headers(), "Idempotency-Key": "k1"}
-    runs = [studio.client.post(address, json={}, headers=keyed).json()["id"] for _ in range(2)]
-    assert runs[0] == runs[1]
+    first = studio.client.post(address, json={"input": {"who": "Ada"}}, headers=keyed).json()
+    assert first == studio.client.get(f"/api/v1/runs/{first['id']}", headers=studio.headers()).json()
+    assert (first["status"], first["input"]) == ("queued", {"who": "Ada"})
+    with conducting(studio.services.settings):
+        done = ended(studio, first["id"])
+    # Whoever repeats it is told how the earlier run stands, whatever they send.
+    assert studio.client.post(address, json={"input": {"who": "Bo"}}, headers=keyed).json() == done
+
+
+def test_a_wrong_input_beside_right_ones_is_refused_alone(studio: Studio) -> None:
+    address = f"{BASE}/{made(studio, hello())['id']}/run"
+    inputs = [{"who": name} for name in ("a", "b", "c", "d")] + [{"who": 1}]
+
+    def submit(given: dict[str, Any]) -> int:
+        return studio.client.post(address, json={"input": given}, headers=studio.headers()).status_code
+
+    with ThreadPoolExecutor(5) as pool:
+        assert list(pool.map(submit, inputs)) == [202] * 4 + [422]
 
 
 def test_what_is_not_known_in_a_body_is_refused_by_name(studio: Studio) -> None:
