@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,9 @@ class _Ends:
 class Ours:
     """FlowMason on one of its executors."""
 
-    def __init__(self, on: str) -> None:
+    def __init__(self, on: str, providers: Mapping[str, Any] | None = None) -> None:
         self.on = on
+        self._providers = {"default": "mock"} if providers is None else dict(providers)
         self.plans: dict[str, Plan] = {}
         self.last = RunId("")
         """The run that was submitted last."""
@@ -56,10 +58,12 @@ class Ours:
     async def start(self, folder: Path) -> None:
         root = folder / "project"
         shutil.copytree(PROJECT, root)
+        manifest = root / "flowmason.json"
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "providers": self._providers}))
         values = f"file://{folder / 'values'}"
         self.workspace = Workspace.at(root)
         self.stores: Stores = open_stores(root, {}, journal=f"sqlite:///{folder / 'journal.db'}", values=values)
-        settings = self.workspace.worker_settings(values, provider="mock")
+        settings = self.workspace.worker_settings(values)
         address = "local" if self.on == "ray" else None
         self.executor: Executor = make_executor(self.on, settings, address=address)
         await self.executor.start()

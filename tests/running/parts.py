@@ -241,16 +241,19 @@ class Wrong:
         return {"number": input.value}
 
 
-@node(name="ask", category="test", description="Asks the model once.", requires_llm=True)
+@node(name="ask", category="test", description="Asks the model once, or twice.", requires_llm=True)
 class Ask:
     class Input(NodeInput):
         prompt: str
+        then: str = ""
 
     class Output(NodeOutput):
         text: str
 
     async def execute(self, input: Input, context: Any) -> Output:
         response = await context.llm.generate(input.prompt)
+        if input.then:
+            await context.llm.generate(input.then)
         return self.Output(text=response.text)
 
 

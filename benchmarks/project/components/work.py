@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 
-from flowmason import Context, OperatorInput, OperatorOutput, operator
+from flowmason import Context, NodeInput, NodeOutput, OperatorInput, OperatorOutput, node, operator
 
 MODULUS = 1_000_003
 
@@ -94,3 +94,47 @@ class Block:
     async def execute(self, input: Nap, context: Context) -> Made:
         time.sleep(input.seconds)
         return Made(value=input.value + 1)
+
+
+class Asked(NodeInput):
+    calls: int = 1
+    provider: str | None = None
+    bare: str | None = None
+    """Where the server is, for calls of its SDK alone."""
+
+
+class Answered(NodeOutput):
+    over_ms: list[float]
+    """Of each call: its time less the server's own."""
+    pid: int
+
+
+@node(name="bench-ask", category="benchmarks", description="Ask a model several times, one call after the other.")
+class Ask:
+    Input, Output = Asked, Answered
+
+    async def execute(self, input: Asked, context: Context) -> Answered:
+        over = []
+        client = None
+        if input.bare is not None:
+            import openai
+
+            client = openai.AsyncOpenAI(api_key="none", base_url=input.bare, max_retries=0)
+        for _ in range(input.calls):
+            begun = time.perf_counter()
+            if client is None:
+                text = (await context.llm.generate("hello", provider=input.provider)).text
+            else:
+                text = await _bare(client)
+            over.append((time.perf_counter() - begun) * 1000 - float(text))
+        return Answered(over_ms=over, pid=os.getpid())
+
+
+async def _bare(client: object) -> str:
+    messages = [{"role": "user", "content": "hello"}]
+    stream = await client.chat.completions.create(model="m", messages=messages, stream=True)  # type: ignore[attr-defined]
+    pieces = []
+    async with stream:
+        async for chunk in stream:
+            pieces += [choice.delta.content or "" for choice in chunk.choices]
+    return "".join(pieces)
