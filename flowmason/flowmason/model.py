@@ -40,10 +40,14 @@ class ModelRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """Ask the provider to keep the beginning of the prompt for the next call with this name."""
     timeout_s: float | None = None
     """The whole call, in seconds."""
+    begun: str = ""
+    """The beginning of the answer, which is there already and which the model goes on from; the response holds the
+    rest. Only for providers that can (`Abilities.continues`)."""
 
     def conversation(self) -> tuple[Message, ...]:
-        """`messages` and the prompt as one list."""
-        return (*self.messages, Message("user", self.prompt)) if self.prompt else self.messages
+        """`messages`, the prompt and what is there of the answer as one list."""
+        asked = (*self.messages, Message("user", self.prompt)) if self.prompt else self.messages
+        return (*asked, Message("assistant", self.begun)) if self.begun else asked
 
 
 class ModelResponse(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,12 +78,24 @@ class ModelResponse(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.usage.total_tokens
 
 
+class Abilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What not every provider can do."""
+
+    continues: bool = False
+    """Go on from the beginning of an answer (`ModelRequest.begun`)."""
+
+
 OnDelta = Callable[[str], None]
 """Takes the next piece of the answer. Called on the caller's event loop; must not block."""
 
 
 class ModelProvider(Protocol):
-    """Somebody who runs language models. Belongs to the event loop that first calls it."""
+    """Somebody who runs language models. Belongs to the event loop that first calls it.
+
+    What not every provider can do, it says by a method `abilities(model: str | None) -> Abilities`, None being its
+    default model; without that method it can do nothing of it. A request that its server refuses all the same is a
+    `ProviderError` (`PROVIDER`).
+    """
 
     name: str
     """As `flowmason.json` and `llm_settings.provider` name it."""
@@ -97,3 +113,9 @@ class ModelProvider(Protocol):
     async def close(self) -> None:
         """Give connections and memory back. The provider may be used again; it then starts afresh."""
         ...
+
+
+def abilities_of(provider: ModelProvider, request: ModelRequest) -> Abilities:
+    """What a provider can do with the request's model."""
+    asked: Callable[[str | None], Abilities] | None = getattr(provider, "abilities", None)
+    return Abilities() if asked is None else asked(request.model)

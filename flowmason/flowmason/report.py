@@ -161,6 +161,8 @@ class Delta(msgspec.Struct, frozen=True):
     attempt: int
     n: int
     text: str
+    reset: bool = False
+    """Whether what was streamed of the stage before counts no more: another attempt begins with it."""
 
 
 class Progress(msgspec.Struct, frozen=True):

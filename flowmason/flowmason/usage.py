@@ -109,7 +109,9 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """Milliseconds since the epoch, by the worker's clock; 0: nobody noted it."""
     duration_ms: int = 0
     failure: str = ""
-    """Why it failed: a failure's code and message."""
+    """Why it failed or broke off: a failure's code and message."""
+    resumed: bool = False
+    """Whether it went on from what the call before it had given."""
 
     @property
     def usage(self) -> Usage:
@@ -136,11 +138,13 @@ class Asked(msgspec.Struct, frozen=True, order=True):
     """A `CallEnd`."""
     failure: str = ""
     """The code of the failure."""
+    resumed: bool = False
+    """See `Call.resumed`."""
 
     @classmethod
     def of(cls, call: Call) -> Asked:
         """The kind of a call."""
-        return cls(call.provider, call.model, str(call.end), call.failure.partition(":")[0])
+        return cls(call.provider, call.model, str(call.end), call.failure.partition(":")[0], call.resumed)
 
 
 def call_of(usage: Usage, provider: str, model: str, end: str = CallEnd.ANSWERED) -> Call:

@@ -17,6 +17,7 @@ parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
 parameters.api_keys = [sys.argv[1]]
 parameters.verbosity = -1
 parameters.warmup = False
+parameters.endpoint_slots = parameters.endpoint_metrics = True
 server = xllamacpp.Server(parameters)
 print(server.listening_address, flush=True)
 sys.stdin.read()

@@ -27,7 +27,7 @@ from anthropic.types.raw_message_delta_event import Delta
 
 from flowmason.errors import Code, ProviderError, Retry
 from flowmason.model import Message as Turn
-from flowmason.model import ModelRequest
+from flowmason.model import ModelRequest, abilities_of
 from flowmason.providers import make_provider, settings_of
 from flowmason.providers.prices import price_of
 
@@ -274,3 +274,18 @@ async def test_the_beginning_of_a_prompt_is_kept_where_that_is_wanted(api: Start
     site = await api(status(400, body), stream(answer("Hi")))
     await provider_at(site.url).generate(ModelRequest(prompt="x", prompt_cache="of this stage"))
     assert "cache_control" not in site.asked[1].body
+
+
+@pytest.mark.parametrize(
+    "model, can",
+    [
+        ("claude-3-5-haiku-latest", True),
+        ("claude-opus-4-20250514", True),
+        ("claude-sonnet-4-5-20250929", True),
+        ("claude-opus-4-6", False),
+        ("claude-sonnet-5-5", False),
+    ],
+)
+def test_older_models_go_on_with_an_answer(model: str, can: bool) -> None:
+    provider = make_provider("anthropic", environ={"ANTHROPIC_API_KEY": "k"})
+    assert abilities_of(provider, ModelRequest(model=model)).continues is can

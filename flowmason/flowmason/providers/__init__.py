@@ -15,15 +15,18 @@ import msgspec
 from flowmason.egress import EgressPolicy
 from flowmason.errors import Code, FlowMasonError, UsageError, did_you_mean
 from flowmason.providers.chains import Candidate, ask_in_turn, chain_of, read_chain
+from flowmason.providers.resuming import MOST_RESUMPTIONS, ask_through
 from flowmason.providers.settings import ProviderSettings, read_limits, settings_of
 
 if TYPE_CHECKING:
     from flowmason.model import ModelProvider
 
 __all__ = [
+    "MOST_RESUMPTIONS",
     "Candidate",
     "ProviderSettings",
     "ask_in_turn",
+    "ask_through",
     "chain_of",
     "key_variables",
     "known_providers",

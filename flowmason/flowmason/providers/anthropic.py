@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from flowmason.usage import Usage
 _NO_KEY = "none"  # without one the SDK would look for another in the environment
 _MAX_TOKENS = 16_384  # the protocol wants a number, and a model's thinking counts towards it
 _VERSION_WITH_SAMPLING = "2023-06-01"  # later versions of the API take no temperature and no top_p
+# Newer models answer 400 to a conversation that ends with the assistant's turn.
+_TAKES_BEGINNINGS = re.compile(r"claude-(?:[23][.-]|(?:opus|sonnet|haiku)-4-(?:[0-5](?!\d)|20\d{6}))")
 _FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
 
 
@@ -73,6 +76,9 @@ class AnthropicProvider(HttpProvider):
         )
         finish = _FINISH.get(message.stop_reason, message.stop_reason)
         return ModelResponse("".join(pieces), message.model, finish, usage)
+
+    def _continues(self, model: str) -> bool:
+        return _TAKES_BEGINNINGS.match(model) is not None
 
     def _schema_form(self, schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """The schema as the API takes it; None: there is none, or it cannot be said there."""

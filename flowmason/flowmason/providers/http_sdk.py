@@ -14,7 +14,7 @@ import msgspec
 
 from flowmason.egress import EgressPolicy, as_address, authority
 from flowmason.errors import Code, EgressError, EngineUnavailableError, FlowMasonError, ProviderError, UsageError
-from flowmason.model import ModelRequest, ModelResponse, OnDelta
+from flowmason.model import Abilities, ModelRequest, ModelResponse, OnDelta
 from flowmason.providers import failures
 from flowmason.providers.prices import Price, read_price
 from flowmason.providers.settings import ProviderSettings
@@ -48,7 +48,7 @@ class HttpProvider:
         key: str | None,
         egress: EgressPolicy,
     ) -> None:
-        settings.refuse_unknown_extras(name, ("headers", "body", "price"))
+        settings.refuse_unknown_extras(name, ("headers", "body", "price", "continues"))
         self.name = name
         self.default_model = model
         self.base_url = base_url
@@ -99,6 +99,16 @@ class HttpProvider:
             if translated is None:
                 raise
             raise translated from error
+
+    def abilities(self, model: str | None) -> Abilities:
+        """What the project declares of the server (`extra.continues`), else what is known of its models."""
+        declared = self._settings.extra.get("continues")
+        if declared is not None and not isinstance(declared, bool):
+            raise UsageError(f"providers.{self.name}.extra.continues must be true or false")
+        return Abilities(continues=self._continues(model or self.default_model) if declared is None else declared)
+
+    def _continues(self, model: str) -> bool:
+        return False
 
     async def close(self) -> None:
         """Close the connections."""

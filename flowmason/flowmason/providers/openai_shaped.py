@@ -14,6 +14,7 @@ from flowmason.providers.prices import price
 from flowmason.providers.settings import ProviderSettings
 from flowmason.usage import Usage
 
+_GO_ON = {"continue_final_message": True, "add_generation_prompt": False}  # as vLLM and llama.cpp take it
 _NO_KEY = "none"  # the SDK wants one; servers without keys ignore it
 
 
@@ -121,8 +122,9 @@ class OpenAIShapedProvider(HttpProvider):
             arguments["stop"] = list(request.stop_sequences)
         if request.idempotency_key is not None:
             arguments["extra_headers"] = {"Idempotency-Key": request.idempotency_key}
-        if self._body:
-            arguments["extra_body"] = self._body
+        body = {**_GO_ON, **self._body} if request.begun else self._body
+        if body:
+            arguments["extra_body"] = body
         return arguments
 
 

@@ -48,8 +48,9 @@ class ProviderSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
     temperature: float | None = None
     max_tokens: int | None = None
     extra: dict[str, Any] = {}
-    """What only this provider knows. HTTP providers: `headers`, `body` (more fields of the request) and `price`
-    (`{"input": "0.15", "output": "0.60", "cached": "0.075"}`, dollars per million tokens);
+    """What only this provider knows. HTTP providers: `headers`, `body` (more fields of the request), `continues`
+    (whether the server goes on from the beginning of an answer) and `price` (`{"input": "0.15", "output": "0.60",
+    "cached": "0.075"}`, dollars per million tokens);
     llamacpp: `threads`, `context`; mock: `answers`, `delay_ms`."""
     limits: Limits = Limits()
     chain: tuple[Candidate, ...] = ()

@@ -111,7 +111,8 @@ class Spending:
             self._settle(held, self._timed(self._broken(provider, request, "".join(heard), error), begun))
             raise
         await gate.leave(None)
-        self._settle(held, self._timed(call_of(response.usage, provider.name, response.model), begun))
+        answered = call_of(response.usage, provider.name, response.model)
+        self._settle(held, self._timed(msgspec.structs.replace(answered, resumed=bool(request.begun)), begun))
         return response
 
     def _timed(self, call: Call, begun: int) -> Call:
@@ -121,9 +122,11 @@ class Spending:
         from flowmason.providers.counting import estimated
 
         model = request.model or provider.default_model
-        if not text and isinstance(error, Exception):
-            return Call(provider=provider.name, model=model, end=CallEnd.FAILED, failure=self._reason(error))
-        return call_of(estimated(provider, request, text), provider.name, model, CallEnd.ABORTED)
+        failure, resumed = self._reason(error) if isinstance(error, Exception) else "", bool(request.begun)
+        if not text and failure:
+            return Call(provider=provider.name, model=model, end=CallEnd.FAILED, failure=failure, resumed=resumed)
+        aborted = call_of(estimated(provider, request, text), provider.name, model, CallEnd.ABORTED)
+        return msgspec.structs.replace(aborted, failure=failure, resumed=resumed)
 
     def _reason(self, error: Exception) -> str:
         from flowmason.region.failures import failure_of

@@ -34,6 +34,8 @@ class StageContext:
         self._llm: StageLLM | None = None
         self._logger: StageLogger | None = None
         self._cancel: CancelToken | None = None
+        self.streamed = False
+        """Whether a piece of an answer was shown."""
         self.spending: Spending | None = None
         """What the attempt's model calls used so far; None: there was none."""
         self.timeout: asyncio.Timeout | None = None

@@ -15,6 +15,7 @@ from flowmason.secrets import StreamMasker
 from flowmason.state import StageState
 
 if TYPE_CHECKING:
+    from flowmason.model import ModelProvider, OnDelta
     from flowmason.providers import Candidate
     from flowmason.region.context import StageContext
     from flowmason.region.run import RegionRun
@@ -103,12 +104,22 @@ class StageLLM:
             if on_piece is not None:
                 on_piece(text)
 
-        from flowmason.providers import ask_in_turn
+        from flowmason.providers import ask_in_turn, ask_through
 
         async def ask(provider: str, request: ModelRequest) -> ModelResponse:
             found = self._run.worker.services.provider(provider, self._run.region)
-            chained, cache_s = len(candidates) > 1, settings.get("cache_s")
-            return await self._context.ask(found, request, streamed, chained=chained, cache_s=cache_s)
+            chained = len(candidates) > 1
+
+            async def once(found: ModelProvider, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
+                # The rest of an answer is no answer that could be kept.
+                cache_s = None if request.begun else settings.get("cache_s")
+                return await self._context.ask(found, request, on_delta, chained=chained, cache_s=cache_s)
+
+            def tell(characters: int, number: int) -> None:
+                said = f"the answer of {provider} broke off after {characters} characters; it goes on from there"
+                self._context.logger.warning(said, provider=provider, resumption=number)
+
+            return await ask_through(found, request, once, streamed, tell)
 
         name = self._provider_name(provider)
         candidates = self._candidates(name)
@@ -180,7 +191,9 @@ class StageLLM:
         if not text:
             return
         path, attempt = self._stage.path, self._stage.attempt
-        self._run.side(Delta(path, attempt, self._run.number(path, attempt), text))
+        begins = not self._context.streamed
+        self._context.streamed = True
+        self._run.side(Delta(path, attempt, self._run.number(path, attempt), text, reset=begins and attempt > 1))
 
 
 def _first(*candidates: Any) -> Any:

@@ -41,6 +41,8 @@ class Item(msgspec.Struct, frozen=True):
     beside: bool = False
     path: StagePath = ()
     attempt: int = 0
+    reset: bool = False
+    """Whether what was streamed of the stage before it counts no more."""
 
 
 class Window:
@@ -124,11 +126,12 @@ def _line(run_id: RunId, number: int, kind: str, data: bytes) -> Item:
         "type": "delta", "run_id": run_id, "number": number, "path": format_path(delta.path),
         "attempt": delta.attempt, "n": delta.n, "text": delta.text,
     }  # fmt: skip
-    return Item(kind, number, _encode(found), run_id, True, delta.path, delta.attempt)
+    return Item(kind, number, _encode(found), run_id, True, delta.path, delta.attempt, delta.reset)
 
 
 class Resets:
-    """Notes which attempt of a stage streams, and tells when another one begins anew."""
+    """Tells when another attempt of a stage begins anew: by its first piece, which says so, and by which attempts this
+    reader has met, should that piece have been lost with a conductor."""
 
     def __init__(self) -> None:
         self._attempts: dict[StagePath, int] = {}
@@ -137,11 +140,9 @@ class Resets:
         """What is to be sent before a delta: that what was streamed of its stage counts no more; None: nothing."""
         if item.kind != "delta":
             return None
-        known = self._attempts.get(item.path)
-        if known == item.attempt:
-            return None
+        known = self._attempts.get(item.path, item.attempt)
         self._attempts[item.path] = item.attempt
-        if known is None:
+        if known == item.attempt and not item.reset:
             return None
         reset = {"type": "reset", "run_id": item.run_id, "path": format_path(item.path), "attempt": item.attempt}
         return _encode(reset)

@@ -54,5 +54,6 @@ def models_words(models: Iterable[ModelCalls]) -> str:
 def _model_words(each: ModelCalls) -> str:
     who = f"{each.provider}/{each.model}" if each.provider else "a model"
     how = "answered from the cache" if each.end == CallEnd.CACHED else each.end
+    how = f"went on and {how}" if each.resumed else how
     why = f" ({each.failure})" if each.failure else ""
     return f"{who} {how}{f' {each.calls} times' if each.calls > 1 else ''}{why}"

@@ -126,7 +126,8 @@ class ModelCalls(BaseModel):
     model: str
     end: str = Field(description="answered, failed, aborted, lost or cached.")
     calls: int
-    failure: str = Field(default="", description="The code of the failure, where they failed.")
+    failure: str = Field(default="", description="The code of the failure, where they failed or broke off.")
+    resumed: bool = Field(default=False, description="Whether they went on from what the call before had given.")
 
 
 class StageResult(BaseModel):
