@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ray
+from flowmason.event import StageFinished
 from flowmason.executor import WorkerSettings
 from flowmason.limiter import Finish, Terms, Ticket
 from flowmason_actors.call_limits import SharedCallLimiter
 from flowmason_actors.conductor_host import NAMESPACE
 from flowmason_actors.launch import launch_of, open_worker
 from flowmason_cluster import ray_start
+from flowmason_cluster.executor import RayExecutor
 
 ONE, TWO = Terms(concurrency=1), Terms(concurrency=2)
 
@@ -97,3 +101,28 @@ async def test_workers_on_ray_share_declared_limits_and_no_others(cluster: ray_s
     worker = open_worker(launch_of(WorkerSettings(values_url="memory://x"), {}, share=False))
     assert isinstance(worker.services.limiter(ONE), SharedCallLimiter)
     assert not isinstance(worker.services.limiter(Terms()), SharedCallLimiter)
+
+
+async def test_runs_on_two_node_hosts_keep_to_one_limit(cluster: ray_start.Cluster, tmp_path: Path) -> None:
+    from running.kit import Engine, pipe, stage  # here: workers import this module, and have no tests on their path
+
+    mock = {"limits": {"concurrency": 1}, "extra": {"delay_ms": 100, "answers": ["word"] * 3}}
+    stages = [stage(f"s{n}", "generator", prompt="hello") for n in range(3)]
+
+    async def run(name: str) -> list[tuple[int, int]]:
+        engine = Engine(tmp_path / name)  # of a folder of its own: a launch, and so a host, of its own
+        engine.settings.options["providers"] = {"default": "mock", "mock": mock}
+        engine.executor = executor = RayExecutor(engine.settings, address="local")  # type: ignore[assignment]
+        await executor.start()
+        try:
+            found = await (await engine.begin(pipe(*stages))).end(60)
+        finally:
+            await executor.close()
+        assert found.status == "completed", found.error
+        calls = [call for event in found.of(StageFinished) for call in event.calls]
+        return [(call.started_at, call.started_at + call.duration_ms) for call in calls]
+
+    first, second = await asyncio.gather(run("one"), run("two"))
+    spans = sorted(first + second)
+    assert len(spans) == 6
+    assert all(ended <= begun + 2 for (_, ended), (begun, _) in itertools.pairwise(spans)), spans
