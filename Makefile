@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow test-wheel check format bench wheel docs clean
+.PHONY: help setup demo test test-slow test-wheel test-vllm check format bench wheel docs clean
 .DEFAULT_GOAL := help
 
 help: ## show these verbs
@@ -28,6 +28,9 @@ test-slow: setup ## fault tests on real processes
 
 test-wheel: setup ## the fast subset against the built wheel, in a clean environment
 	@bash scripts/test_wheel.sh
+
+test-vllm: ## models on vLLM's CPU build, in an environment of its own that is kept
+	@PYTHON=$(PYTHON) bash scripts/test_vllm.sh
 
 check: $(STAMP) ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .

@@ -27,8 +27,8 @@ Tell = Callable[[int, int | None], None]
 """Bytes that are here, and how many there will be, where that is known."""
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 _CHUNK = 4 * 1024 * 1024
-_CONFIG = "config.json"
-"""What a folder of `transformers` always has."""
+_CONFIGS = ("config.json", "adapter_config.json")
+"""What a folder of `transformers`, and one of `peft`, always has."""
 
 
 def cache_dir(environ: Mapping[str, str]) -> Path:
@@ -100,7 +100,7 @@ def _meant(root: Path, source: Source) -> Path:
     path = root / source.file if source.file else root
     if not path.exists():
         raise UsageError(f"{source} has no file {source.file!r}", code=Code.NOT_FOUND)
-    if path.is_dir() and not (path / _CONFIG).is_file():
+    if path.is_dir() and not any((path / each).is_file() for each in _CONFIGS):
         files = sorted(path.rglob("*.gguf"))
         if len(files) != 1:
             many = f"{len(files)} .gguf files ({', '.join(each.name for each in files[:4])})"
@@ -139,7 +139,7 @@ def _installed(source: Source) -> Path | None:
     files = [each for each in found.files or () if PurePosixPath(each).suffix == ".gguf"]
     if len(files) == 1:
         return Path(str(found.locate_file(files[0])))
-    tops = {PurePosixPath(each).parent for each in found.files or () if PurePosixPath(each).name == _CONFIG}
+    tops = {PurePosixPath(each).parent for each in found.files or () if PurePosixPath(each).name in _CONFIGS}
     return Path(str(found.locate_file(next(iter(tops))))) if not files and len(tops) == 1 else None
 
 

@@ -2,6 +2,6 @@
 
 cli        `fm model`
 app        `make_gateway`: the endpoint, behind the Studio's door; bodies, folding, spoken: its protocol
-engines    what every engine offers; llama: llama.cpp as one
-deploy     the applications on Serve; handles: models for whoever runs on the same cluster (both import Ray)
+engines    what every engine offers; llama and vllm: two of them
+deploy     the applications on Serve; handles: models for whoever runs on the same cluster (these and vllm import Ray)
 """

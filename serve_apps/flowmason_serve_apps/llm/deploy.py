@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from flowmason.errors import Code, Fault, RefusedError, UsageError
+from flowmason.errors import Fault, RefusedError
 from flowmason.served import Engine, ServedModel, load_served, names, parse_served
+from flowmason_serve_apps.llm.engines import replicas
 from flowmason_serve_apps.llm.handles import Handles
 from flowmason_serve_apps.llm.llama import LlamaEngine
 from flowmason_serve_apps.studio.supervised import private_variables
@@ -62,7 +63,7 @@ def model(args: dict[str, Any]) -> serve.Application:
     """One model as a Serve application: its document, or `{"file": path}` of one on every node, and `cpu: true` for
     what stands in for it where there are no GPUs.
 
-    Raises `RefusedError` for a faulty document.
+    Raises `RefusedError` for a faulty document, `EngineUnavailableError` where vLLM is asked for and not installed.
     """
     given = dict(args)
     stand_in = given.pop("cpu", None) if given.get("cpu") is True else None
@@ -81,7 +82,9 @@ def model(args: dict[str, Any]) -> serve.Application:
 def application(model: ServedModel) -> serve.Application:
     """The application of a model that fits the cluster."""
     if model.engine is Engine.VLLM:
-        raise UsageError(f"the model {model.name!r} asks for vLLM, which is not built in yet", code=Code.NOT_SUPPORTED)
+        from flowmason_serve_apps.llm import vllm
+
+        return vllm.application(model)
     options: dict[str, Any] = {"num_cpus": model.cpus}
     if model.gpus is not None:
         options |= {"num_gpus": model.gpus.count}
@@ -97,17 +100,3 @@ def application(model: ServedModel) -> serve.Application:
     )
     bound: serve.Application = engine.bind(model)
     return bound
-
-
-def replicas(model: ServedModel) -> dict[str, Any]:
-    """How many replicas, as Serve takes it."""
-    scaling = model.autoscaling
-    if scaling is None:
-        return {"num_replicas": model.replicas}
-    return {
-        "autoscaling_config": {
-            "min_replicas": scaling.min,
-            "max_replicas": scaling.max,
-            "target_ongoing_requests": scaling.target_ongoing,
-        }
-    }

@@ -74,3 +74,17 @@ def completed(body: Body, model: ServedModel) -> Body:
 def failed(status: int, message: str, kind: str) -> Chunk:
     """The chunk that tells of an error."""
     return {"error": {"code": status, "message": message, "type": kind}}
+
+
+def replicas(model: ServedModel) -> dict[str, Any]:
+    """How many replicas, as Serve takes it."""
+    scaling = model.autoscaling
+    if scaling is None:
+        return {"num_replicas": model.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": scaling.min,
+            "max_replicas": scaling.max,
+            "target_ongoing_requests": scaling.target_ongoing,
+        }
+    }

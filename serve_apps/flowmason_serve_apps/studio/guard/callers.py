@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.routing import APIRoute, APIWebSocketRoute, iter_route_contexts
+from fastapi.routing import APIRoute, APIWebSocketRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 from starlette.routing import BaseRoute
@@ -77,6 +77,8 @@ def permission_of(route: BaseRoute) -> Permission | None:
 
 def unguarded(app: FastAPI) -> list[str]:
     """The routes that neither demand a permission nor stand in `OPEN` or `OPEN_PATHS`."""
+    from fastapi.routing import iter_route_contexts  # newer than the FastAPI that vLLM takes
+
     return [
         str(each.path)
         for each in iter_route_contexts(app.routes)
