@@ -1,10 +1,12 @@
-"""`python -m benchmarks.studio`: the Studio's API on Ray Serve behind HAProxy, as ratios in one run.
+"""`python -m benchmarks.studio [REPLICAS]`: the Studio's API on Ray Serve behind HAProxy, as ratios in one run.
 
-Starts a Studio of its own in a temporary folder, on SQLite, and stops it. Loopback alone; some thousand requests.
+Starts a Studio of its own in a temporary folder, on SQLite, and stops it. Loopback alone; some thousand requests. The
+engine's own W5 is run in turns with W5 over HTTP, on another Ray of this machine.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -21,8 +23,13 @@ from typing import Any
 
 import httpx2
 
+from benchmarks.serving import Server
+from benchmarks.subscribers import delays
+from benchmarks.workloads import workloads
+
 ROUNDS, REQUESTS = 5, 200
 RUNS, STAGES = 100, 5
+SUBSCRIBERS = 100
 _FM = [str(Path(sys.executable).with_name("fm"))]
 _ENDED = ("completed", "failed", "cancelled")
 
@@ -31,8 +38,13 @@ def main() -> None:
     """Measure, and print one JSON object."""
     with tempfile.TemporaryDirectory() as home:
         environ = {**os.environ, "FLOWMASON_HOME": home, "FLOWMASON_REQUESTS_PER_MINUTE": "10000000"}
+        replicas = sys.argv[1] if len(sys.argv) > 1 else "1"
         started = subprocess.run(
-            [*_FM, "studio", "start", "--port", "0"], env=environ, capture_output=True, text=True, check=False
+            [*_FM, "studio", "start", "--port", "0", "--replicas", replicas],
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         try:
             if started.returncode != 0:
@@ -66,13 +78,18 @@ def _measured(url: str, token: str) -> dict[str, Any]:
                     times[name].append(took)
         medians = {name: statistics.median(each) for name, each in times.items()}
         waits = [_first_stage_ms(_ended(client, _start(client, pipeline))) for _ in range(20)]
-        rates = [_together(client, pipeline) for _ in range(3)]
+        rates = _in_turns(client, pipeline)
+        late = asyncio.run(delays(url, key, "chain", SUBSCRIBERS))
     return {
         "ms_per_request": {name: [round(value * 1000, 3) for value in sorted(each)] for name, each in times.items()},
         "run ÷ authenticated (goal 2)": round(medians["run"] / medians["authenticated"], 2),
         "authenticated ÷ open (goal 3)": round(medians["authenticated"] / medians["open"], 2),
         "submit to first stage, ms (goal 50)": {"median": statistics.median(waits), "most": max(waits)},
-        "runs per second, W5 over HTTP": [round(rate, 1) for rate in sorted(rates)],
+        "runs per second, W5": {name: [round(rate) for rate in sorted(each)] for name, each in rates.items()},
+        "W5 over HTTP ÷ the engine's own (goal 0.25)": round(
+            statistics.median(rates["http"]) / statistics.median(rates["engine"]), 3
+        ),
+        f"stage end to {SUBSCRIBERS} WebSockets, ms (goal 50)": late,
     }
 
 
@@ -115,16 +132,34 @@ def _first_stage_ms(run: dict[str, Any]) -> float:
     return round(took.total_seconds() * 1000, 1)
 
 
+def _in_turns(client: httpx2.Client, pipeline: str) -> dict[str, list[float]]:
+    """W5 in runs per second, over HTTP and of the engine by itself, in turns; the first two rounds are not counted."""
+    own = next(each for each in workloads() if each.name == "W5")
+    rates: dict[str, list[float]] = {"http": [], "engine": []}
+    server = Server(["ours-ray"])
+    try:
+        for number in range(-2, ROUNDS):
+            over_http, seconds = _together(client, pipeline), server.run("ours-ray", own)
+            assert seconds is not None
+            if number >= 0:
+                rates["http"].append(over_http)
+                rates["engine"].append(own.runs / seconds)
+    finally:
+        server.close()
+    return rates
+
+
 def _together(client: httpx2.Client, pipeline: str) -> float:
     """Runs per second, from the first request to the last run's end."""
     begun = time.perf_counter()
     with ThreadPoolExecutor(16) as pool:
-        ids = set(pool.map(lambda _: _start(client, pipeline), range(RUNS)))
-    while True:
-        page = client.get("/runs", params={"limit": RUNS}).json()["items"]
-        if all(each["status"] in _ENDED for each in page if each["id"] in ids):
-            return RUNS / (time.perf_counter() - begun)
-        time.sleep(0.01)
+        ids = list(pool.map(lambda _: _start(client, pipeline), range(RUNS)))
+    while client.get("/runs", params={"status": ["queued", "running"], "limit": 1}).json()["items"]:
+        time.sleep(0.005)
+    took = time.perf_counter() - begun
+    page = client.get("/runs", params={"status": "completed", "limit": RUNS}).json()["items"]
+    assert {each["id"] for each in page} == set(ids)
+    return RUNS / took
 
 
 if __name__ == "__main__":

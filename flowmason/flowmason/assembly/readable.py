@@ -15,6 +15,9 @@ from flowmason.value import Concat, Inline, Picked, Record, Sequence, Stored, en
 
 _VALUES = (Inline, Stored, Record, Sequence, Concat, Picked)
 _ENVELOPE = ("run_id", "seq", "at", "by", "kind")
+_RENAMED = {"at": "retry_at"}
+"""Fields of events that would stand in the envelope's place: `stage.retried` says when it is tried again."""
+_WRITTEN = {shown: field for field, shown in _RENAMED.items()}
 
 
 def readable(recorded: Recorded, shown: Shown) -> dict[str, Any]:
@@ -27,7 +30,7 @@ def readable(recorded: Recorded, shown: Shown) -> dict[str, Any]:
         "at": recorded.at,
         "by": recorded.by,
         "kind": kind(event),
-        **{name: _readable(name, item, shown) for name, item in fields.items() if item is not None},
+        **{_RENAMED.get(name, name): _readable(name, item, shown) for name, item in fields.items() if item is not None},
     }
 
 
@@ -50,9 +53,7 @@ def recorded_from(told: Mapping[str, Any]) -> Recorded:
     One that is not known here, by its kind or its shape, comes back as `Foreign`. Raises `KeyError` for no event.
     """
     name = told["kind"]
-    # `stage.retried` has an `at` of its own, which takes the place of the envelope's.
-    own = _FIELDS.get(name, frozenset())
-    fields = {key: item for key, item in told.items() if key not in _ENVELOPE or key in own}
+    fields = {_WRITTEN.get(key, key): item for key, item in told.items() if key not in _ENVELOPE}
     event: Event
     try:
         event = msgspec.convert({"kind": name, **_stored(name, fields)}, Event, strict=False)
@@ -95,4 +96,3 @@ _ROLES: dict[str, dict[str, str]] = {
     for cls in get_args(Event)
 }
 """Of each kind, the fields that `readable` writes in a form of their own."""
-_FIELDS = {str(cls.__struct_config__.tag): frozenset(cls.__struct_fields__) for cls in get_args(Event)}
