@@ -59,7 +59,20 @@ def test_whoever_makes_up_credentials_is_counted_as_one_without_any(tmp_path: Pa
                 studio.client.websocket_connect("/api/v1/ws/runs", headers=_made_up(n)).__enter__()
             assert refused.value.status_code == 429
         away = {**_made_up(0), "X-Forwarded-For": "203.0.113.9"}
-        assert studio.client.get(RUNS, headers=away).status_code == 429, "the test's peer is no proxy of ours"
+        assert studio.client.get(RUNS, headers=away).status_code == 429, "nobody says for whom they ask"
+
+
+def test_the_header_of_our_proxy_says_who_asks_by_its_last_entry(tmp_path: Path) -> None:
+    tight = msgspec.structs.replace(settings_in(tmp_path), requests_per_minute=100, forwarded_header="x-from")
+    with studio_in(tmp_path, tight) as studio:
+
+        def asked(said: str) -> int:
+            return studio.client.get(RUNS, headers={"X-From": said}).status_code
+
+        assert [asked("203.0.113.9") for _ in range(8)][-1] == 429
+        assert asked("198.51.100.7, 203.0.113.9") == 429, "what somebody sent before our proxy's word"
+        assert asked("203.0.113.9, 198.51.100.7") == 401
+        assert studio.client.get(RUNS).status_code == 401
 
 
 def test_a_credential_that_ended_is_made_up_from_then_on(tmp_path: Path) -> None:

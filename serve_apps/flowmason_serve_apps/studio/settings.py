@@ -9,6 +9,8 @@ import msgspec
 
 from flowmason.database import default_journal_url
 
+FORWARDED_HEADER = "FLOWMASON_FORWARDED_HEADER"
+
 
 class StudioSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one API process; plain data, so that they travel to replicas."""
@@ -32,6 +34,9 @@ class StudioSettings(msgspec.Struct, frozen=True, kw_only=True):
     sign_ins_per_minute: int = 20
     """Of one address, to each of the routes that check a password or a token of somebody who has not signed in."""
     max_body_bytes: int = 16 * 1024 * 1024
+    forwarded_header: str | None = None
+    """The header whose last entry says who asks, in lower case: only a proxy of ours may be able to set it. None: the
+    peer asks for itself."""
     metrics_token: str | None = None
     """Whoever presents it to GET /metrics sees the figures of all orgs."""
     smtp_url: str | None = None
@@ -58,6 +63,7 @@ def settings_from(environ: Mapping[str, str] | None = None) -> StudioSettings:
         cors_origins=listed("FLOWMASON_CORS_ORIGINS", defaults.cors_origins),
         replicas=int(given.get("FLOWMASON_API_REPLICAS", "1")),
         redis_url=given.get("REDIS_URL") or None,
+        forwarded_header=given.get(FORWARDED_HEADER, "").lower() or None,
         metrics_token=given.get("FLOWMASON_METRICS_TOKEN") or None,
         requests_per_minute=int(given.get("FLOWMASON_REQUESTS_PER_MINUTE", defaults.requests_per_minute)),
         org_requests_per_minute=int(given.get("FLOWMASON_ORG_REQUESTS_PER_MINUTE", 0)) or None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from flowmason.places import home_dir
 from flowmason_actors import processes
 from flowmason_actors.head import HeadPorts
 from flowmason_serve_apps.studio import haproxy
+from flowmason_serve_apps.studio.settings import FORWARDED_HEADER
 
 PORT = 8999
 PRIVATE = (
@@ -187,7 +189,10 @@ def environment(
 
     What only the API and the conductors need goes into a file. `given` is the environment of whoever started it all.
     """
+    # Whoever does not know its name cannot pass for another address, neither by HAProxy nor beside it.
+    own = f"x-flowmason-from-{secrets.token_hex(16)}"
     private = {name: given[name] for name in PRIVATE if given.get(name)}
+    private[FORWARDED_HEADER] = given.get(FORWARDED_HEADER) or own
     kept = processes.write_private(run_dir / "environment.json", msgspec.json.encode(private))
     # Ray puts the id of its node (56 characters) between folder and file, and HAProxy takes sockets of up to 97.
     proxy = run_dir
@@ -200,7 +205,9 @@ def environment(
         # Serve's Python proxy gives a tenth of the requests per second.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy.wrapper(run_dir, (ports.metrics, ports.stats))),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy.wrapper(run_dir, (ports.metrics, ports.stats), own)),
+        # Replicas believe nobody else of whom a request comes from.
+        "FORWARDED_ALLOW_IPS": "",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, max(1, (os.cpu_count() or 1) // 2))),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),

@@ -34,6 +34,7 @@ class Counts:
 
     def __init__(self, settings: StudioSettings, limiter: SharedLimiter) -> None:
         self._limiter = limiter
+        self._forwarded = settings.forwarded_header
         self._held: OrderedDict[str, OrgId] = OrderedDict()
         every = settings.requests_per_minute
         # A replica that counts alone must be able to allow one, so a burst has at least one for each.
@@ -50,11 +51,11 @@ class Counts:
         if path in UNCOUNTED:
             return None
         if path in SIGN_IN:
-            return await self._limiter.take(f"{path}:{_place(scope, headers)}", self._of_sign_in, strict=True)
+            return await self._limiter.take(f"{path}:{self._place(scope, headers)}", self._of_sign_in, strict=True)
         name = _name(headers)
         org = self._held.get(name) if name is not None else None
         if org is None:
-            return await self._limiter.take(f"address:{_place(scope, headers)}", self._of_address)
+            return await self._limiter.take(f"address:{self._place(scope, headers)}", self._of_address)
         own, all_of_org = await asyncio.gather(
             self._limiter.take(f"credential:{name}", self._of_credential),
             self._limiter.take(f"org:{org}", self._of_org),
@@ -63,6 +64,10 @@ class Counts:
             return all_of_org if own.allowed else own
         wait_s = max(own.wait_s, all_of_org.wait_s)
         return Verdict(own.allowed, min(own.remaining, all_of_org.remaining), wait_s)
+
+    def _place(self, scope: Scope, headers: Headers) -> str:
+        # A subscriber of IPv6 has a whole network of addresses to come from.
+        return place(address_of(scope, headers, self._forwarded))
 
     def learn(self, scope: Scope, headers: Headers, status: int) -> None:
         """Note whether somebody holds the credential of a request, now that it was answered with a status."""
@@ -79,19 +84,11 @@ class Counts:
             self._held.pop(name, None)
 
 
-def address_of(scope: Scope, headers: Headers) -> str:
-    """Where a request comes from: the peer; behind a proxy on this machine, who that one says."""
-    peer = scope["client"][0] if scope.get("client") else "unknown"
-    if peer in ("127.0.0.1", "::1"):
-        said = headers.getlist("x-forwarded-for")
-        if said:
-            return said[-1].rpartition(",")[2].strip() or peer
-    return str(peer)
-
-
-def _place(scope: Scope, headers: Headers) -> str:
-    # A subscriber of IPv6 has a whole network of addresses to come from.
-    return place(address_of(scope, headers))
+def address_of(scope: Scope, headers: Headers, forwarded: str | None) -> str:
+    """Where a request comes from: whom our proxy names in the header `forwarded`, else the peer."""
+    said = headers.getlist(forwarded) if forwarded is not None else []
+    named = said[-1].rpartition(",")[2].strip() if said else ""
+    return named or str(scope["client"][0] if scope.get("client") else "unknown")
 
 
 def _name(headers: Headers) -> str | None:

@@ -43,7 +43,7 @@ def first(services: Given, body: models.Bootstrap, response: Response) -> models
 def login(services: Given, request: Request, body: models.Login, response: Response) -> models.TokensOut:
     """Sign in. The answer to an unknown address and to a wrong password is the same, and takes as long."""
     response.headers.update(_NO_STORE)
-    address = address_of(request.scope, request.headers)
+    address = address_of(request.scope, request.headers, services.settings.forwarded_header)
     return _tokens(services.sessions.sign_in(body.email, body.password.get_secret_value(), address, body.org))
 
 
