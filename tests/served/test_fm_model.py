@@ -74,3 +74,11 @@ def test_unknown_models_and_a_cpu_that_is_not_declared(folder: Path) -> None:
     unknown = fm("pull", "smal")
     assert unknown.exit_code == 2 and "did you mean 'small'?" in unknown.stderr
     assert fm("pull", "small", "--cpu").exit_code == 2
+
+
+def test_without_a_studio_nothing_is_served(folder: Path) -> None:
+    for done in (fm("serve", "small"), fm("status")):
+        assert done.exit_code == 4 and "no Studio is running on this machine" in done.stderr
+        assert "serve deploy configs/serve/models.yaml" in done.stderr
+    assert fm("serve", "smal").exit_code == 2  # what is wrong with the question comes first
+    assert "was not served" in fm("stop", "small").stderr

@@ -1,10 +1,11 @@
-"""`fm model list|pull`: the models that a project serves."""
+"""`fm model`: the models that a project declares, and those that the Studio on this machine serves."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +14,16 @@ import typer
 
 from flowmason.cli import console
 from flowmason.cli.tables import print_table
-from flowmason.errors import Fault, FlowMasonError, RefusedError
+from flowmason.errors import EngineUnavailableError, Fault, FlowMasonError, RefusedError
 from flowmason.project import find_project
-from flowmason.served import FOLDER, ServedModel, bundles, read_folder, reading, sources
+from flowmason.served import FOLDER, ServedModel, bundles, names, read_folder, reading, sources
+from flowmason_serve_apps.llm.wanted import Standing, WantedModels
+from flowmason_serve_apps.studio import supervised
+from flowmason_serve_apps.studio.supervised import StudioState
 
 app = typer.Typer(help="Serve language models on Ray, and look at them.", no_args_is_help=True, rich_markup_mode=None)
 
+_STOP_S = 20.0
 _JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 _DIR = Annotated[
     Path | None, typer.Option("--dir", metavar="FOLDER", help=f"Where models are declared (default: {FOLDER}).")
@@ -71,6 +76,132 @@ def pull(
             console.say(f"{label}: {'here already' if known else 'fetched'}, {_amount(size)}, {path}")
     if as_json:
         console.print_json({"items": items})
+
+
+@app.command("serve")
+def serve_(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="As configs/llm declares it.")],
+    within: Annotated[int, typer.Option("--within", metavar="SECONDS", min=1, help="How long to wait for it.")] = 900,
+    folder: _DIR = None,
+    as_json: _JSON = False,
+) -> None:
+    """Serve a model beside the Studio on this machine, and wait until it answers; it is served again after restarts.
+
+    Where it is served already, it is left as it is; where its file has changed, it is replaced. Exit code 1 where it
+    cannot be served, 4 where no Studio is running or it does not answer in time. On a cluster that exists:
+    serve deploy configs/serve/models.yaml.
+
+    Examples:
+      fm model serve smollm2
+      fm model serve qwen3-8b --within 3600
+    """
+    model = declared(folder, name)
+    studio = _studio()
+    files = WantedModels(os.environ)
+    wish = files.serve(model)
+    with _waiting(f"{name}: starting") as tell:
+        found = _await(lambda: files.standing().get(name), wish.asked_at, within, tell, name)
+    if as_json:
+        console.print_json({**_standing(name, found), "url": _endpoint(studio)})
+    elif found.phase == "running":
+        console.say(f"{name}: served by {found.engine}{' (the stand-in for CPUs)' if found.on_cpu else ''}")
+        console.say(f"  endpoint  {_endpoint(studio)} (API keys of the Studio)")
+        console.say(f'  pipelines "llm_settings": {{"provider": "models", "model": "{name}"}}')
+    if found.phase == "failed":
+        if not as_json:
+            console.say(f"{name} cannot be served: {found.message}")
+        raise typer.Exit(console.FAILED)
+
+
+@app.command()
+def stop(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="One that is served.")], as_json: _JSON = False
+) -> None:
+    """Serve a model no longer. Its weights stay here."""
+    files = WantedModels(os.environ)
+    known = files.stop(name)
+    deadline = time.monotonic() + _STOP_S
+    while name in files.standing() and supervised.running(os.environ) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if as_json:
+        console.print_json({"model": name, "stopped": known})
+    else:
+        console.say(f"{name}: {'stopped' if known else 'was not served'}")
+
+
+@app.command()
+def status(as_json: _JSON = False) -> None:
+    """Show the models that the Studio on this machine serves. Exit code 4 where no Studio runs, 1 where one failed."""
+    studio = _studio()
+    files = WantedModels(os.environ)
+    standing = files.standing()
+    if studio.phase != "running":  # what was written before is not so any more
+        standing = {}
+    items = [_standing(name, standing.get(name)) for name in files.wanted()]
+    if as_json:
+        console.print_json({"items": items, "url": _endpoint(studio)})
+    elif items:
+        rows = [[e["model"], e["phase"], str(e["replicas"]), e["engine"], e["message"]] for e in items]
+        print_table(("MODEL", "STATUS", "REPLICAS", "ENGINE", ""), rows)
+        console.say(f"endpoint: {_endpoint(studio)}")
+    else:
+        console.say("no model is served (fm model serve MODEL serves one)")
+    if any(each["phase"] == "failed" for each in items):
+        raise typer.Exit(console.FAILED)
+
+
+def _studio() -> StudioState:
+    found = supervised.running(os.environ)
+    if found is None:
+        raise EngineUnavailableError(
+            "no Studio is running on this machine",
+            help="Start one: fm studio start. On a cluster that exists: serve deploy configs/serve/models.yaml.",
+        )
+    return found
+
+
+def _endpoint(studio: StudioState) -> str:
+    return f"{studio.url}{names.PREFIX}/v1"
+
+
+def _await(
+    look: Callable[[], Standing | None], asked_at: int, within: int, tell: Callable[[str], None], name: str
+) -> Standing:
+    """Wait until a wish came true or failed. Raises `EngineUnavailableError` where it takes too long."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        found = look()
+        if found is not None and found.asked_at == asked_at:
+            if found.phase != "starting":
+                return found
+            tell(f"{name}: starting {found.message[:80]}".strip())
+        _studio()
+        time.sleep(0.2)
+    raise EngineUnavailableError(f"the model {name!r} does not answer after {within} s", help="fm model status")
+
+
+def _standing(name: str, standing: Standing | None) -> dict[str, Any]:
+    said = standing or Standing(0, "starting")
+    return {
+        "model": name,
+        "phase": said.phase,
+        "engine": said.engine,
+        "on_cpu": said.on_cpu,
+        "replicas": said.replicas,
+        "message": said.message,
+    }
+
+
+@contextmanager
+def _waiting(text: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what is going on; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text) as line:
+        yield line.update
 
 
 def declared(folder: Path | None, name: str, *, cpu: bool = False) -> ServedModel:

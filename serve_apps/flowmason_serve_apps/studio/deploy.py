@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from flowmason_serve_apps.llm.keeping import ModelKeeper
 from flowmason_serve_apps.studio.conductors import Nudger, PoolKeeper
 from flowmason_serve_apps.studio.supervised import StudioOptions, private_variables
 from flowmason_serve_apps.studio.upkeep import Upkeep
@@ -111,6 +112,7 @@ class Keeper:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
         pool, upkeep = PoolKeeper(self._options.conductors, os.environ), Upkeep(os.environ)
+        models = ModelKeeper(os.environ)
         # First of all: runs wait for them, and nothing of them waits for Serve.
         pool.start()
         serve.start(
@@ -124,6 +126,7 @@ class Keeper:
                 serve.run(application(args), name=NAME, route_prefix="/")
                 log.info("deployed in %.1f s", time.monotonic() - begun)
             upkeep.look()
+            models.look()
             self._ended.wait(_LOOK_S)
         pool.stop()
 
