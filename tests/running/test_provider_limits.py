@@ -69,6 +69,14 @@ async def test_no_more_calls_than_allowed_are_under_way_over_all_stages(make: Ma
     assert provider.most == 3 and len(provider.asked) == 20
 
 
+async def test_items_that_share_a_region_each_have_their_turn(make: Make) -> None:
+    provider = Counting("pure", seconds=0.02)
+    each = stage("each", "foreach", items=[f"item {n}" for n in range(12)], loop_stages=["one"], parallel=True)
+    found = await make(provider, concurrency=2).run(pipe(each, stage("one", "ask_purely", prompt="{{item}}")))
+    assert found.status == "completed", found.error
+    assert provider.most == 2 and len(provider.asked) == 12
+
+
 async def test_waiting_for_ones_turn_takes_nothing_from_the_attempts_time_and_is_told(make: Make) -> None:
     provider = Counting("slow", seconds=0.4)
     found = await make(provider, concurrency=1).run(fan_out(4, timeout_ms=900))

@@ -13,8 +13,10 @@ from flowmason.event import Recorded
 from flowmason.ids import OrgId
 from flowmason.journal_memory import MemoryJournal
 from flowmason.ledger import day_of, entries
+from flowmason.limiter import MemoryCallLimiter, Terms
 from flowmason.model import ModelRequest, ModelResponse, OnDelta
 from flowmason.plan import Plan
+from flowmason.providers import Candidate
 from flowmason.providers.counting import estimated, worst_case
 from flowmason.providers.prices import Price, price
 from flowmason.state import RunState
@@ -33,6 +35,19 @@ class Bank:
         self._rng = random.Random(f"{seed}/bank")
         self.billed: dict[str, Amount] = defaultdict(Amount)
         """Run → what it was billed."""
+        self._limiter = MemoryCallLimiter()
+
+    def candidates(self, name: str) -> tuple[Candidate, ...]:
+        """It is no chain."""
+        return (Candidate(name),)
+
+    def terms(self, name: str) -> Terms:
+        """It takes any number of calls."""
+        return Terms()
+
+    def limiter(self, terms: Terms) -> MemoryCallLimiter:
+        """Of the world alone."""
+        return self._limiter
 
     def provider(self, name: str, region: Any) -> Bank:
         return self

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from flowmason.errors import Code, FlowMasonError, ProviderError
-from flowmason.ids import sha256
+from flowmason.ids import format_path, sha256
 from flowmason.limiter import Breaker, CallLimiter, Cause, Entry, Finish, Terms, Ticket
 from flowmason.report import LET_IN, LINED_UP, Progress
 
@@ -34,7 +34,7 @@ class Gate:
         if chained and terms.breaker is None:
             terms = Terms(terms.concurrency, terms.rate, Breaker())
         self._subject = subject_of(provider)
-        name = f"{run.region.id}/{stage.attempt}/{n}"
+        name = f"{run.region.id}/{format_path(stage.path)}/{stage.attempt}/{n}"
         self._ticket = Ticket(name, "", str(run.region.org_id), terms, 0.0 if chained else PATIENCE_S)
 
     @property
