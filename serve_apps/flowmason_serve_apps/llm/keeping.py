@@ -54,8 +54,10 @@ class ModelKeeper:
             else:  # a Ray that started anew
                 standing[name] = self._deploy(wish, replaces=False)
         for name in set(self._ours) - set(wanted):
-            self._delete(names.application(name), there)
-        if any(each.phase != "failed" for each in standing.values()):
+            if names.application(name) in there:
+                self._delete(names.application(name), there)
+                standing[name] = msgspec.structs.replace(self._ours[name], phase="stopping", message="")
+        if any(each.phase in ("starting", "running") for each in standing.values()):
             if gateway is None or gateway.status in (*_GONE, "DEPLOY_FAILED"):
                 self._run(deploy.gateway({}), names.GATEWAY, names.PREFIX)
         elif not standing:

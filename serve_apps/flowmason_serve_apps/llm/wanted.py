@@ -21,7 +21,7 @@ from flowmason.served import ServedModel
 from flowmason_actors import processes
 
 T = TypeVar("T")
-Phase = Literal["starting", "running", "failed"]
+Phase = Literal["starting", "running", "failed", "stopping"]
 
 
 class Wanted(msgspec.Struct, frozen=True):
