@@ -19,6 +19,7 @@ import pytest
 
 from flowmason.studio.identity.permissions import Role
 from flowmason.studio.scope import StudioStore
+from flowmason_serve_apps.studio import supervised
 from studio.conducting import hello
 from studio.kit import ACME, people_in
 
@@ -75,6 +76,16 @@ def test_where_nothing_runs(tmp_path: Path) -> None:
     assert stopped.returncode == 0 and json.loads(stopped.stdout) == {"stopped": False, "url": None}
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "localhost"])
+def test_loopback_needs_no_warning(host: str) -> None:
+    assert supervised.is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "studio.example.org"])
+def test_whatever_else_is_listened_on_is_warned_of(host: str) -> None:
+    assert not supervised.is_loopback(host)
+
+
 def test_dev_answers_and_runs_pipelines_until_it_is_interrupted(tmp_path: Path) -> None:
     store = StudioStore.open(f"sqlite:///{tmp_path}/flowmason.db")
     key = people_in(store, ACME, "acme")[Role.OWNER]
@@ -83,7 +94,7 @@ def test_dev_answers_and_runs_pipelines_until_it_is_interrupted(tmp_path: Path) 
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     with (tmp_path / "log").open("w") as log:
-        command = [*FM, "start", "--dev", "--port", str(port)]
+        command = [*FM, "start", "--dev", "--host", "0.0.0.0", "--port", str(port)]
         process = subprocess.Popen(command, env=_environ(tmp_path), cwd=tmp_path, stdout=log, stderr=log)
 
     def ask(method: str, path: str, body: Any = None) -> Any:
@@ -109,7 +120,8 @@ def test_dev_answers_and_runs_pipelines_until_it_is_interrupted(tmp_path: Path) 
         assert again.returncode == 2 and "another Studio uses this FLOWMASON_HOME" in again.stderr
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0, (tmp_path / "log").read_text()
-        assert "fm_bootstrap_" in (tmp_path / "log").read_text()
+        said = (tmp_path / "log").read_text()
+        assert "fm_bootstrap_" in said and "warning: with --host 0.0.0.0 other machines reach this Studio" in said
     finally:
         if process.poll() is None:
             process.kill()

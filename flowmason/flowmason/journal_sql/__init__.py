@@ -6,6 +6,7 @@
     writer      the thread that runs them in shared transactions
     readers     the threads that read
     store       `SqlJournal`, the port itself
+    standing    how conductors stand, for operators
     tenant      `RunStore` and `OrgRuns`: the runs of one org, for those who serve requests
 
 Connections and tables come from `flowmason.database`. It imports no other adapter.

@@ -14,6 +14,7 @@ import msgspec
 import typer
 
 from flowmason.errors import EngineUnavailableError, UsageError
+from flowmason.journal_sql.standing import Standing
 from flowmason.places import home_dir
 from flowmason_serve_apps.studio import starting, supervised, supervisor
 from flowmason_serve_apps.studio.supervised import StudioOptions, StudioState
@@ -74,14 +75,19 @@ def stop(as_json: _JSON = False) -> None:
 
 @app.command()
 def status(as_json: _JSON = False) -> None:
-    """Say whether the Studio is running, and where. Exit code 4 where it is not, or does not answer."""
+    """Say whether the Studio is running, where, and how its conductors stand: their beats, a counter, and the runs
+    they hold. Exit code 4 where it is not, or does not answer.
+    """
     state = supervised.running(os.environ)
     healthy = state is not None and supervisor.is_healthy(state.options.host, state.options.port)
+    conductors = starting.conductors() if state is not None else []
     if as_json:
-        _print(_document(state, healthy=healthy))
+        more = {} if state is None else {"conductors": conductors and msgspec.to_builtins(conductors)}
+        _print({**_document(state, healthy=healthy), **more})
     elif state is not None:
         _say(f"{'running' if healthy else state.phase + ', and does not answer'}: {state.url}")
         _details(state)
+        _conductors(conductors)
     elif supervised.remembered(os.environ) is not None:
         _say("the Studio's supervisor was killed; `fm studio start` clears away what is left of it and starts again")
     else:
@@ -119,6 +125,9 @@ def _start(options: StudioOptions, *, foreground: bool = False, dev: bool = Fals
         _say("the last Studio's supervisor was killed; what is left of it is ended")
         starting.stop()
     starting.check(options)
+    if not supervised.is_loopback(options.host):
+        _say(f"warning: with --host {options.host} other machines reach this Studio, and nothing is encrypted")
+        _say("  put a proxy with TLS before it, and name the names it answers under in FLOWMASON_ALLOWED_HOSTS")
     token = starting.prepare()
     if foreground or dev:
         if as_json:
@@ -198,6 +207,15 @@ def _details(state: StudioState) -> None:
     _say(f"  process    {state.pid}, and those it supervises")
     if state.restarts:
         _say(f"  restarts   {state.restarts}, the last one because {state.detail}")
+
+
+def _conductors(found: list[Standing] | None) -> None:
+    if found is None:
+        _say("  conductors the database does not answer, or DATABASE_URL is another one here")
+    elif not found:
+        _say("  conductors none: runs wait")
+    for each in found or ():
+        _say(f"  conductor  {each.conductor} ({each.host}, process {each.pid}): beat {each.beat}, {each.runs} runs")
 
 
 def _token(token: str | None) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from flowmason.database import database, default_journal_url
 from flowmason.database.urls import given_database, sqlite_path
 from flowmason.errors import EngineUnavailableError, UsageError
+from flowmason.journal_sql.standing import Standing
 from flowmason.journal_sql.store import open_tables
 from flowmason.places import home_dir
 from flowmason.values_fs import default_values_url
@@ -123,6 +124,16 @@ def _await(started: subprocess.Popen[bytes] | None, tell: Tell, log: Path, begun
     said = [line for line in log.read_text(errors="replace")[begun:].splitlines() if " ERROR " in line]
     reason = said[-1].partition(" ERROR ")[2] if said else "it did not answer in time"
     raise EngineUnavailableError(f"the Studio did not start: {reason}", help=f"See {log.parent}.")
+
+
+def conductors() -> list[Standing] | None:
+    """How the conductors of this home's database stand; None where it cannot be asked. Blocks."""
+    from flowmason.journal_sql.standing import standings
+
+    try:
+        return standings(database(default_journal_url(None, os.environ)))
+    except Exception:  # of whatever driver: the status says that much, and goes on
+        return None
 
 
 def stop() -> StudioState | None:
