@@ -75,7 +75,6 @@ async def test_another_org_sees_and_touches_nothing(sql: SqlJournal, runs: OrgRu
     assert await theirs.counts() == {}
     assert await theirs.queued() == 0
     assert not await theirs.post(command(row))
-    assert not await theirs.delete(done.run_id)
     own = await theirs.submit(new_run("b", org_id=OTHER_ORG, idempotency_key="k"))
     assert own.run_id == "run_b"
     with pytest.raises(JournalError, match="another run"):
@@ -163,23 +162,6 @@ async def test_side_lines_are_read(sql: SqlJournal, runs: OrgRuns) -> None:
     assert [line for _, line in found] == lines
     assert [line for _, line in await runs.logs(row.run_id, after=found[0][0], limit=1)] == [lines[1]]
     assert [delta for _, delta in await runs.deltas(row.run_id)] == deltas
-
-
-async def test_only_an_ended_run_is_deleted(sql: SqlJournal, runs: OrgRuns) -> None:
-    waiting = await runs.submit(new_run("w"))
-    with pytest.raises(UsageError) as refused:
-        await runs.delete(waiting.run_id)
-    assert refused.value.failure.code == Code.CONFLICT
-    done = await ended(sql, "done", idempotency_key="k")
-    await runs.post(command(done, "resume"))
-    with pytest.raises(UsageError, match="not ended"):
-        await runs.delete(done.run_id)
-    old = await ended(sql, "old", idempotency_key="k2")
-    assert await runs.delete(old.run_id)
-    assert await runs.row(old.run_id) is None
-    assert await sql.read(old.run_id) == []
-    assert not await runs.delete(old.run_id)
-    assert (await runs.submit(new_run("new", idempotency_key="k2"))).run_id == "run_new"
 
 
 async def test_a_full_queue_refuses_new_runs_but_knows_earlier_ones(

@@ -233,11 +233,6 @@ class OrgRuns:
         """Stored token deltas with their row numbers."""
         return [(number, decode_delta(data)) for number, data in await self._side("delta", run_id, after, limit)]
 
-    async def delete(self, run_id: RunId) -> bool:
-        """Delete an ended run with all it has. False where there is none; `UsageError` where it has not ended."""
-        deleted: bool = await self._store.write(self.org_id, tenant_writes.Delete(self.org_id, run_id))
-        return deleted
-
     async def _ask(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         return (await self._store.ask([(self.org_id, sql, parameters)]))[0]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flowmason.database.connections import Connection
 from flowmason.errors import Code, UsageError
-from flowmason.ids import OrgId, RunId
-from flowmason.journal import TERMINAL, Command, NewRun, RunRow
+from flowmason.ids import OrgId
+from flowmason.journal import Command, NewRun, RunRow
 from flowmason.journal_sql import rows
 from flowmason.journal_sql.claims import WAITING
 from flowmason.journal_sql.operations import Operation, Post, Submit
@@ -73,32 +73,3 @@ class PostTo(Post):
         self.result = rows.of_org(connection, self.org_id, self.command.run_id) is not None
         if self.result:
             self._insert(connection, self.org_id)
-
-
-class Delete(Operation):
-    """Delete an ended run of an org with everything that belongs to it."""
-
-    durable = True
-
-    def __init__(self, org_id: OrgId, run_id: RunId) -> None:
-        self.org_id, self.run_id = org_id, run_id
-        self.result = False
-
-    def run(self, connection: Connection) -> None:
-        found = rows.of_org(connection, self.org_id, self.run_id)
-        self.result = found is not None
-        if found is None:
-            return
-        mine = (self.run_id, self.org_id)
-        wanted = "SELECT 1 FROM commands WHERE run_id=? AND org_id=? AND taken_seq IS NULL"
-        if found.status not in TERMINAL or found.owner is not None or connection.run(wanted, mine).fetchone():
-            raise UsageError(
-                f"run {self.run_id} has not ended: it is {found.status}",
-                code=Code.CONFLICT,
-                help="Cancel it first; a run is deleted once it has ended and nobody asks anything more of it.",
-            )
-        connection.write("DELETE FROM idempotency WHERE run_id=? AND org_id=?", mine)
-        connection.write("DELETE FROM runs WHERE run_id=? AND org_id=? AND owner IS NULL", mine)
-
-    def written(self, connection: Connection) -> bool:
-        return self.result and rows.of_org(connection, self.org_id, self.run_id) is None

@@ -13,7 +13,9 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from flowmason.errors import Code, UsageError
 from flowmason.ids import RunId
+from flowmason.journal import TERMINAL
 from flowmason.studio.identity import audit
 from flowmason.studio.identity.audit import Entry
 from flowmason.studio.scope import Scope
@@ -21,9 +23,13 @@ from flowmason.studio.scope import Scope
 STARTED = "run.start"
 _RUN = "run"
 _AT_ONCE = 200
-_runs = sa.table("runs", *map(sa.column, ("run_id", "org_id", "pipeline", "version", "parent", "created_at"))).alias(
-    "r"
+_table = sa.table(
+    "runs",
+    *map(sa.column, ("run_id", "org_id", "pipeline", "version", "parent", "created_at", "status", "owner")),
 )
+_runs = _table.alias("r")
+_commands = sa.table("commands", *map(sa.column, ("run_id", "org_id", "taken_seq")))
+_keys = sa.table("idempotency", *map(sa.column, ("run_id", "org_id")))
 _frames = sa.table("frames", *map(sa.column, ("run_id", "org_id", "first_seq", "written_by"))).alias("f")
 
 
@@ -83,10 +89,32 @@ def latest(scope: Scope, *, limit: int, after: Edge) -> list[Start]:
     return _read(scope, chosen)
 
 
-def start_of(scope: Scope, run_id: RunId) -> dict[str, Any]:
-    """Who started a run, for the entry that tells of its deletion; empty where there is none."""
-    found = _read(scope, _chosen(scope).where(_runs.c.run_id == run_id))
-    return {"started_by": found[0].by, "started_at": found[0].at, "pipeline": found[0].pipeline} if found else {}
+def delete(scope: Scope, run_id: RunId, *, by: str, now: int) -> bool:
+    """Delete an ended run with all it has, and write into the chain who did, and who had started it.
+
+    Last in a transaction: neither is there without the other. False where there is no such run; raises `UsageError`
+    (`CONFLICT`) where it has not ended.
+    """
+    mine = (_table.c.run_id == run_id, _table.c.org_id == scope.org_id)
+    status = scope.system.execute(sa.select(_table.c.status).where(*mine)).scalar()
+    if status is None:
+        return False
+    # With the run goes its journal, which tells who started it.
+    starts = _read(scope, _chosen(scope).where(_runs.c.run_id == run_id))
+    told = {"started_by": starts[0].by, "started_at": starts[0].at, "pipeline": starts[0].pipeline} if starts else {}
+    asked = sa.exists().where(
+        _commands.c.run_id == run_id, _commands.c.org_id == scope.org_id, _commands.c.taken_seq.is_(None)
+    )
+    over = (_table.c.status.in_(sorted(TERMINAL)), _table.c.owner.is_(None), ~asked)
+    scope.system.execute(sa.delete(_keys).where(_keys.c.run_id == run_id, _keys.c.org_id == scope.org_id))
+    if not scope.system.execute(sa.delete(_table).where(*mine, *over)).rowcount:
+        raise UsageError(
+            f"run {run_id} has not ended: it is {status}",
+            code=Code.CONFLICT,
+            help="Cancel it first; a run is deleted once it has ended and nobody asks anything more of it.",
+        )
+    audit.record(scope, now, actor=by, action="run.delete", resource_type=_RUN, resource_id=run_id, details=told)
+    return True
 
 
 def record_expired(scope: Scope, run_ids: Iterable[RunId], now: int) -> None:

@@ -17,7 +17,6 @@ from flowmason.studio.pipelines import StoredPipeline
 from flowmason_serve_apps.studio import running, steering
 from flowmason_serve_apps.studio.details import no_run, summary
 from flowmason_serve_apps.studio.models import runs as models
-from flowmason_serve_apps.studio.noting import noted
 from flowmason_serve_apps.studio.routes.parts import (
     Cursor,
     Given,
@@ -180,13 +179,10 @@ async def resume(
 @router.delete("/runs/{run_id}", status_code=204, operation_id="runs_delete")
 async def delete(services: Given, caller: RunDeleter, run_id: Run) -> None:
     """Delete an ended run with all it has."""
-    # Read before: with the run goes its journal, which tells who started it.
-    start = await running.in_thread(services, caller, lambda scope: history.start_of(scope, RunId(run_id)))
-    if not await services.runs.org(caller.org_id).delete(RunId(run_id)):
+    if not await running.in_thread(
+        services, caller, lambda scope: history.delete(scope, RunId(run_id), by=caller.actor, now=services.now())
+    ):
         raise no_run(run_id)
-    await running.in_thread(
-        services, caller, lambda scope: noted(services, scope, caller, "run.delete", run_id, **start)
-    )
 
 
 @router.get("/runs/{run_id}/logs", operation_id="runs_logs")
