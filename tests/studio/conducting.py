@@ -6,11 +6,14 @@ import asyncio
 import json
 import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+import uvicorn
 
 from flowmason.conductor import Conductor
 from flowmason.conductor.handing import Handing
@@ -23,6 +26,8 @@ from flowmason.region import Worker
 from flowmason.secrets import OrgSecrets
 from flowmason.studio.resolving import org_pipelines
 from flowmason.values_fs import open_values
+from flowmason_serve_apps.studio.app import make_app
+from flowmason_serve_apps.studio.services import Services
 from flowmason_serve_apps.studio.settings import StudioSettings
 from studio.kit import Studio
 
@@ -85,6 +90,27 @@ def conducting(
         held[0].call_soon_threadsafe(held[1].stop)
         assert done.wait(30), "the conductor did not stop"
         thread.join(10)
+
+
+@contextmanager
+def listening(services: Services, path: str) -> Iterator[str]:
+    """The WebSocket at `path` of some services' app, under uvicorn on loopback."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does it for sockets of its own alone
+    config = uvicorn.Config(make_app(services.settings, services), log_level="warning", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 20
+        while not server.started:
+            assert time.monotonic() < deadline and thread.is_alive(), "uvicorn did not start"
+            time.sleep(0.01)
+        yield f"ws://127.0.0.1:{listener.getsockname()[1]}{path}"
+    finally:
+        server.should_exit = True
+        thread.join(15)
+        assert not thread.is_alive()
 
 
 def hello(name: str = "hello", **more: Any) -> dict[str, Any]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +11,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-import uvicorn
 from fastapi import WebSocket
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
@@ -23,11 +20,10 @@ from flowmason.studio import schema
 from flowmason.studio.identity.permissions import Role
 from flowmason.values_fs import open_values
 from flowmason_serve_apps.studio import live, run_socket, wire
-from flowmason_serve_apps.studio.app import make_app
 from flowmason_serve_apps.studio.live import Live
 from flowmason_serve_apps.studio.run_socket import RunSocket
 from flowmason_serve_apps.studio.services import Services
-from studio.conducting import awaited, conducting, ended, hello, made, sse, started
+from studio.conducting import awaited, conducting, ended, hello, listening, made, sse, started
 from studio.kit import Studio
 
 ADDRESS = "/api/v1/ws/runs"
@@ -292,26 +288,6 @@ async def test_a_reader_that_takes_nothing_is_let_go(studio: Studio) -> None:
     assert sent[-1]["type"] == "websocket.close" and sent[-1]["code"] == 4408
 
 
-@contextmanager
-def listening(services: Services) -> Iterator[str]:
-    """The app of some services under uvicorn, at an address of loopback."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(make_app(services.settings, services), log_level="warning", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 20
-        while not server.started:
-            assert time.monotonic() < deadline and thread.is_alive(), "uvicorn did not start"
-            time.sleep(0.01)
-        yield f"ws://127.0.0.1:{listener.getsockname()[1]}{ADDRESS}"
-    finally:
-        server.should_exit = True
-        thread.join(15)
-        assert not thread.is_alive()
-
-
 def test_two_readers_of_which_one_is_cut_off_see_every_event_once(studio: Studio) -> None:
     """Over real sockets; the one that was cut off comes back with the last seq that it saw."""
     settings = studio.services.settings
@@ -349,7 +325,7 @@ def test_two_readers_of_which_one_is_cut_off_see_every_event_once(studio: Studio
         steady, other = await asyncio.wait_for(asyncio.gather(read(address, 0, None), cut_off(address)), 40)
         return steady[0], other
 
-    with listening(services) as address, conducting(settings):
+    with listening(services, ADDRESS) as address, conducting(settings):
         steady, other = asyncio.run(both(address))
     last = awaited(studio, run, {"completed"})["seq"]
     assert steady == other == list(range(1, last + 1))

@@ -313,13 +313,14 @@ class Conductor:
                 self._storing = asyncio.get_running_loop().create_task(self._store_later())
 
     async def _store_later(self) -> None:
+        """The first at once, for somebody may be waiting for it; what follows in batches."""
         while self._beside:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), SIDE_S)
             try:
                 await self._store_beside()
             except JournalError as error:
                 log.warning("log lines were not stored: %s", error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), SIDE_S)
         self._storing = None
 
     async def _store_beside(self) -> None:

@@ -99,8 +99,10 @@ class StageLLM:
 
         def streamed(text: str) -> None:
             nonlocal begun
-            begun = True
             self._delta(shown.feed(text))
+            if not begun:
+                self._run.flush()  # who watches waits for the first piece; the others go with the pulse
+            begun = True
             if on_piece is not None:
                 on_piece(text)
 

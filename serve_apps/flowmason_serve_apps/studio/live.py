@@ -19,13 +19,11 @@ from flowmason.journal import TERMINAL
 from flowmason.journal_sql.tenant import RunStore
 from flowmason.values import ValueStore
 from flowmason_serve_apps.studio.details import no_run
-from flowmason_serve_apps.studio.wire import PAGE, Item, Window, events_page, side_page
+from flowmason_serve_apps.studio.wire import PAGE, Item, Window, events_page, side_pages
 
 log = logging.getLogger("flowmason.studio")
 
 POLL_S = 0.015
-SIDE_S = 0.1
-"""How often lines beside the journal are looked for; they are stored as often."""
 HEARTBEAT_S = 15.0
 _LINGER_S = 0.12
 """Lines of a run that ended are stored that much later at most."""
@@ -174,17 +172,13 @@ class Live:
         found = channel.lines.after(number)
         if found is not None:
             return found
-        return await side_page(self._runs, channel.org_id, channel.run_id, number)
+        return (await side_pages(self._runs, [(channel.org_id, channel.run_id, number)]))[0]
 
     async def _poll(self) -> None:
-        loop = asyncio.get_running_loop()
-        beside_at = 0.0
         while self._channels:
             try:
                 await self._look()
-                if loop.time() >= beside_at:
-                    beside_at = loop.time() + SIDE_S
-                    await self._look_beside(list(self._channels.values()))
+                await self._look_beside(list(self._channels.values()))
             except JournalError as error:
                 log.warning("how far runs are could not be asked: %s", error)
                 await asyncio.sleep(_RETRY_S)
@@ -206,11 +200,9 @@ class Live:
                 channel.wake()
 
     async def _look_beside(self, channels: list[Channel]) -> None:
-        for channel in channels:
-            if channel.side is None:
-                continue
-            before = channel.side
-            found = await side_page(self._runs, channel.org_id, channel.run_id, before)
+        asked = [(channel, channel.side) for channel in channels if channel.side is not None]
+        pages = await side_pages(self._runs, [(each.org_id, each.run_id, side) for each, side in asked])
+        for (channel, before), found in zip(asked, pages, strict=True):
             if found and channel.side == before:
                 channel.side = found[-1].number
                 channel.lines.take(before, found)

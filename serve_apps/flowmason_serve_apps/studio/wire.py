@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -94,10 +95,13 @@ async def events_page(runs: OrgRuns, values: ValueStore, run_id: RunId, after: i
     return await asyncio.to_thread(lambda: [_event(each, shown) for each in recorded])
 
 
-async def side_page(runs: RunStore, org_id: OrgId, run_id: RunId, after: int, limit: int = PAGE) -> list[Item]:
-    """Log lines and token deltas of a run after a number, encoded."""
-    rows = (await runs.ask([(org_id, _SIDE, (org_id, run_id, after, limit))]))[0]
-    return [_line(run_id, number, kind, bytes(data)) for number, kind, data in rows]
+async def side_pages(runs: RunStore, wanted: Sequence[tuple[OrgId, RunId, int]], limit: int = PAGE) -> list[list[Item]]:
+    """Log lines and token deltas after a number, encoded: a page of each run, in one round trip."""
+    answers = await runs.ask([(org_id, _SIDE, (org_id, run_id, after, limit)) for org_id, run_id, after in wanted])
+    return [
+        [_line(run_id, number, kind, bytes(data)) for number, kind, data in rows]
+        for (_, run_id, _), rows in zip(wanted, answers, strict=True)
+    ]
 
 
 def _is_light(recorded: Recorded) -> bool:
