@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from flowmason.ids import sha256
+from flowmason.ids import OrgId, sha256
 from flowmason.studio import schema
 from flowmason.studio.identity.permissions import Role
 from flowmason.studio.sealing import Sealer, key_id
+from flowmason_serve_apps.studio.sizes import Size, Sizes
 from flowmason_serve_apps.studio.upkeep import Upkeep
 from studio.conducting import conducting, ended, hello, made, started
 from studio.kit import Studio
@@ -55,6 +56,31 @@ def test_what_is_kept_is_told_to_its_org_alone(studio: Studio) -> None:
     assert after["runs"] == 1 and after["events"] >= 4 and after["journal_bytes"] > 100
     assert after["values"] >= 1 and after["value_bytes"] > 100
     assert told(studio, studio.other_headers())["runs"] == 0
+
+
+async def test_what_took_long_to_count_is_remembered_for_a_while_and_counted_once_for_all(studio: Studio) -> None:
+    clock, counts = 0.0, 0
+    sizes = Sizes(studio.services.runs, studio.services.values, lambda: 7, monotonic=lambda: clock)
+    counted = sizes._count
+
+    async def slowly(org_id: OrgId) -> Size:
+        nonlocal clock, counts
+        counts, clock = counts + 1, clock + took
+        return await counted(org_id)
+
+    sizes._count = slowly  # type: ignore[method-assign]
+    took = 0.01
+    for _ in range(2):
+        assert (await sizes.of(studio.org)).counted_at == 7
+    assert counts == 2, "what is quick is always true"
+    took = 2.0
+    found = await asyncio.gather(*(sizes.of(studio.org) for _ in range(5)))
+    assert counts == 3 and found == [found[0]] * 5
+    clock += 199
+    assert await sizes.of(studio.org) is found[0]
+    clock += 2
+    await sizes.of(studio.org)
+    assert counts == 4
 
 
 def test_old_runs_go_but_for_the_latest(studio: Studio) -> None:

@@ -27,6 +27,7 @@ from flowmason_serve_apps.studio.details import Details
 from flowmason_serve_apps.studio.guard.authentication import Authenticator
 from flowmason_serve_apps.studio.live import Live
 from flowmason_serve_apps.studio.settings import StudioSettings
+from flowmason_serve_apps.studio.sizes import Sizes
 from flowmason_serve_apps.studio.states import States
 from flowmason_serve_apps.studio.together import Together
 
@@ -62,6 +63,7 @@ class Services:
     details: Details = field(init=False)
     states: States = field(init=False, default_factory=States)
     beats: Beats = field(init=False)
+    sizes: Sizes = field(init=False)
     together: Together = field(init=False, default_factory=Together)
     sockets: Counter[str] = field(init=False, default_factory=Counter)
     """Open WebSockets by user."""
@@ -73,6 +75,7 @@ class Services:
         self.live = Live(self.runs, self.values)
         self.details = Details(self.runs, self.values)
         self.beats = Beats(self.runs)
+        self.sizes = Sizes(self.runs, self.values, self.now)
 
     @cached_property
     def sealer(self) -> Sealer:

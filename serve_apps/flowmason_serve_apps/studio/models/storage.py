@@ -36,4 +36,5 @@ class StorageOut(BaseModel):
     log_bytes: int = Field(description="Of log lines and streamed text.")
     values: int = Field(description="Large values and blobs, Plans included.")
     value_bytes: int
+    counted_at: str | None = Field(description="When this was counted.")
     retention: RetentionOut

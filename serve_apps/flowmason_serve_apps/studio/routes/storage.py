@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 from fastapi import APIRouter
 
+from flowmason.assembly.outcome import moment
 from flowmason.studio import storage
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.storage import Retention
@@ -19,13 +20,19 @@ router = APIRouter(prefix="/storage", tags=["storage"])
 
 @router.get("", operation_id="storage")
 async def sizes(services: Given, caller: StatsReader) -> models.StorageOut:
-    """How many runs, events and values the org has, and how many bytes they take."""
-    kept = await services.runs.org(caller.org_id).kept()
-    values = size = 0
-    async for _, length in services.values.untouched(caller.org_id, 0.0):
-        values, size = values + 1, size + length
+    """How many runs, events and values the org has, and how many bytes they take.
+
+    What takes long to count is remembered for up to ten minutes.
+    """
+    size = await services.sizes.of(caller.org_id)
     wish = await asyncio.to_thread(_wish, services, caller)
-    return models.StorageOut(**msgspec.structs.asdict(kept), values=values, value_bytes=size, retention=_out(wish))
+    return models.StorageOut(
+        **msgspec.structs.asdict(size.kept),
+        values=size.values,
+        value_bytes=size.value_bytes,
+        counted_at=moment(size.counted_at),
+        retention=_out(wish),
+    )
 
 
 @router.get("/retention", operation_id="storage_retention")
