@@ -81,3 +81,22 @@ def test_usage_is_added_up_over_runs_by_day_pipeline_and_model(line: Project, fm
     assert "line" in shown.out and "$" in shown.out
     assert fm("usage", "--by", "moon").code == 2
     assert fm("usage", "--pipeline", "other", "--json").json == {"items": [], "total": None}
+
+
+def test_a_run_that_failed_for_its_budget_goes_on_with_a_larger_one(line: Project, fm: Fm) -> None:
+    failed = fm("run", "line", "--max-cost", "0.45", "--json")
+    assert failed.code == 1 and failed.json["error"]["code"] == "BUDGET_EXCEEDED", failed
+    assert fm("resume", failed.json["run_id"], "--json").code == 1
+    done = fm("resume", failed.json["run_id"], "--max-cost", "5", "--json")
+    assert done.code == 0 and done.json["usage"]["calls"] == 2, done
+    told = fm("runs", "export", failed.json["run_id"]).out
+    assert '"budget": {"max_cost": "5"}' in told or '"budget":{"max_cost":"5"}' in told
+
+
+def test_a_run_without_a_budget_is_not_given_one_later(project: Project, fm: Fm) -> None:
+    stage = {"id": "one", "component_type": "generator", "config": {"prompt": "{{input.no}}"}}
+    project.pipeline({**LINE, "stages": [stage]})
+    failed = fm("run", "line", "--json")
+    assert failed.code == 1, failed
+    answer = fm("resume", failed.json["run_id"], "--max-cost", "5")
+    assert answer.code == 2 and "began without a budget" in answer.err

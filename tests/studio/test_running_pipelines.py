@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studio.conducting import conducting, ended, hello, made, sse, started
+from studio.conducting import awaited, conducting, ended, hello, made, sse, started
 from studio.kit import Studio
 
 
@@ -26,3 +26,23 @@ def test_a_run_is_followed_to_its_end_as_server_sent_events(studio: Studio) -> N
     assert events[0]["data"]["kind"] == "run.submitted"
     assert events[-2]["data"]["kind"] == "run.completed"
     assert events[-1]["event"] == "end"
+
+
+def test_a_run_that_failed_for_its_budget_goes_on_with_a_larger_one(studio: Studio) -> None:
+    price = {"price": {"input": "1000", "output": "2000"}}
+    options = {"providers": {"default": "mock", "mock": {"max_tokens": 200, "extra": price}}}
+    stage = {"id": "ask", "component_type": "generator", "config": {"prompt": "hello"}}
+    pipeline = made(studio, {"name": "asker", "version": "1.0.0", "stages": [stage]})["id"]
+    run = started(studio, pipeline, options={"budget": {"max_cost": "0.1"}})["id"]
+    address = f"/api/v1/runs/{run}/resume"
+
+    def resumed(budget: dict[str, object]) -> int:
+        answer = studio.client.post(address, json={"budget": budget}, headers=studio.headers())
+        return answer.status_code
+
+    assert resumed({"max_cost": "5"}) == 409  # it has not ended: it keeps its budget
+    with conducting(studio.services.settings, options):
+        assert ended(studio, run)["error"]["code"] == "BUDGET_EXCEEDED"
+        assert resumed({"max_cost": "much"}) == 422
+        assert resumed({"max_cost": "5"}) == 202
+        assert awaited(studio, run, {"completed"})["usage"]["calls"] == 1

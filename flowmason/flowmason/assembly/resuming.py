@@ -9,6 +9,7 @@ import msgspec
 
 from flowmason.assembly.engine import Stores
 from flowmason.assembly.hosting import living_owner
+from flowmason.budget import RUN
 from flowmason.component import ComponentSpec
 from flowmason.conductor.loading import load_state
 from flowmason.errors import Code, UsageError, did_you_mean
@@ -71,8 +72,9 @@ async def prepare(
     *,
     rerun_unknown: Sequence[str] = (),
     accept_changes: bool = False,
+    budget: Mapping[str, Any] | None = None,
 ) -> Resumption:
-    """Check that a run can go on, and what it takes.
+    """Check that a run can go on, and what it takes; `budget` (`max_cost`, `max_tokens`) is the run's own from then on.
 
     Raises `UsageError`: it is final, somebody walks it, a component was changed (`COMPONENT_CHANGED`), or a stage
     whose outcome is unknown stands in the way.
@@ -90,6 +92,11 @@ async def prepare(
     command: dict[str, Any] | None = None
     if row.status in ("failed", "paused") or state.pausing:
         command = {"rerun_unknown": list(rerun_unknown)} if rerun_unknown else {}
+    if budget:
+        check_budget(state)
+        if command is None:
+            raise UsageError("an interrupted run keeps its budget; resume it, and once more if it fails for it")
+        command["budget"] = dict(budget)
     changed = _changed(state.plan, specs)
     if changed:
         if not accept_changes:
@@ -107,6 +114,12 @@ async def prepare(
         command = {**(command or {}), "accept_changes": digests, "plan": plan.id}
         return Resumption(row, state, command, digests)
     return Resumption(row, state, command, {})
+
+
+def check_budget(state: RunState) -> None:
+    """Raise `UsageError` where a run cannot be given another budget: it had none, and counted nothing."""
+    if RUN not in state.purse.accounts:
+        raise UsageError("the run began without a budget of its own, and what it spent was not counted against one")
 
 
 def _check_unknown(state: RunState, row: RunRow, rerun_unknown: Sequence[str]) -> None:

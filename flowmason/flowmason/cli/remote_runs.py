@@ -59,7 +59,14 @@ def resume(alias: str | None, wanted: str | None, request: Mapping[str, Any], sh
     with _client(alias) as (client, name):
         before = _find(client, wanted)
         path = f"/runs/{quote(before['id'], safe='')}"
-        client.request("POST", f"{path}/resume", body={"rerun_unknown": request["rerun_unknown"]})
+        client.request(
+            "POST",
+            f"{path}/resume",
+            body={
+                "rerun_unknown": request["rerun_unknown"],
+                **({"budget": request["budget"]} if request["budget"] else {}),
+            },
+        )
         show.say(f"resuming {console.paint(before['id'], 'bold')} of {before['pipeline']} in {name}")
         # Until a conductor has taken the command, the run is what it was: paused, or failed.
         deadline = time.monotonic() + _RESUME_S

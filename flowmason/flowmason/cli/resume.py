@@ -24,6 +24,13 @@ def resume(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Go on although the code of a component was changed.")
     ] = False,
+    max_cost: Annotated[
+        str | None,
+        typer.Option(
+            "--max-cost", metavar="DOLLARS", help="The run's own budget from here on, with what it has spent."
+        ),
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="The same in tokens.")] = None,
     on: Annotated[
         str | None, typer.Option("--on", metavar="EXECUTOR", help="ray or local. Default: where the run began.")
     ] = None,
@@ -52,6 +59,7 @@ def resume(
     Examples:
       fm resume
       fm resume run_01J9ZK3V8Q --rerun-unknown deliver
+      fm resume run_01J9ZK3V8Q --max-cost 2
       fm resume run_01J9ZK3V8Q --studio
     """
     from flowmason.cli.running import Show, stopped
@@ -62,6 +70,7 @@ def resume(
     request: dict[str, Any] = {
         "rerun_unknown": rerun_unknown or [],
         "accept_changes": accept_changes,
+        "budget": budget_of(max_cost, max_tokens),
         "on": on,
         "address": ray,
         "allow_open": allow_open_ray,
@@ -80,12 +89,20 @@ def resume(
     raise typer.Exit(code)
 
 
+def budget_of(max_cost: str | None, max_tokens: int | None) -> dict[str, Any]:
+    """A run's budget as its options and events have it; empty: none is given."""
+    given = {"max_cost": console.money(max_cost, "--max-cost"), "max_tokens": max_tokens}
+    return {key: item for key, item in given.items() if item is not None}
+
+
 async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int:
+    from msgspec import to_builtins
+
     from flowmason.assembly import resuming
     from flowmason.assembly.engine import make_executor, open_stores, refuse_unshared
     from flowmason.assembly.hosting import picture_of, started
     from flowmason.assembly.outcome import result
-    from flowmason.assembly.running import project_root, resume_run
+    from flowmason.assembly.running import project_root, resume_run, tightest_budget
     from flowmason.assembly.workspace import Workspace
     from flowmason.cli.live import LiveModel
     from flowmason.cli.running import Signals, feeds_of, finish, remember_abandoned, walked
@@ -109,6 +126,7 @@ async def _resume(wanted: str | None, request: dict[str, Any], show: Any) -> int
                 workspace.registry,
                 rerun_unknown=request["rerun_unknown"],
                 accept_changes=request["accept_changes"],
+                budget=request["budget"] and tightest_budget(to_builtins(workspace.project.budget), request["budget"]),
             )
             on = request["on"] or str(picture.options.get("executor") or "ray")
             settings = workspace.worker_settings(stores.values_url, provider=picture.options.get("provider"))

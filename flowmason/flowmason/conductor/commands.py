@@ -51,7 +51,7 @@ def _resume(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:
     if arguments.get("plan") and state.status is not Status.FAILED:
         return _changed(state, arguments)
     if not state.ended and (state.pausing or state.status is Status.PAUSED):
-        return [ev.RunResumed()]
+        return [ev.RunResumed(budget=dict(arguments.get("budget") or {}))]
     if state.status is not Status.FAILED:
         return []
     stages, blocked = reopening(state, frozenset(arguments.get("rerun_unknown") or ()))
@@ -59,7 +59,8 @@ def _resume(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:
         return []
     plan = arguments.get("plan")
     accepted = dict(arguments.get("accept_changes") or {})
-    return [ev.RunReopened(accept_changes=accepted, plan=PlanId(plan) if plan else None), *stages]
+    budget = dict(arguments.get("budget") or {})
+    return [ev.RunReopened(accept_changes=accepted, plan=PlanId(plan) if plan else None, budget=budget), *stages]
 
 
 def _changed(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:
@@ -67,7 +68,8 @@ def _changed(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:
     if state.ended or state.failing is not None or state.cancelling is not None:
         return []
     accepted = dict(arguments.get("accept_changes") or {})
-    return [ev.RunReopened(accept_changes=accepted, plan=PlanId(arguments["plan"]))]
+    budget = dict(arguments.get("budget") or {})
+    return [ev.RunReopened(accept_changes=accepted, plan=PlanId(arguments["plan"]), budget=budget)]
 
 
 def _edit(state: RunState, arguments: Mapping[str, Any], keep: Callable[[Any], Value]) -> list[ev.Event]:

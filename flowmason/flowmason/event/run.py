@@ -50,6 +50,9 @@ class RunPaused(EventStruct, frozen=True, tag="run.paused"):
 class RunResumed(EventStruct, frozen=True, tag="run.resumed"):
     """A paused run goes on."""
 
+    budget: dict[str, Any] = {}
+    """The run's own budget from here on (`max_cost`, `max_tokens`); what it has spent stays spent. Empty: as it was."""
+
 
 class RunReopened(EventStruct, frozen=True, tag="run.reopened"):
     """A failed run goes on: finished results are kept, failed stages are reopened."""
@@ -58,6 +61,8 @@ class RunReopened(EventStruct, frozen=True, tag="run.reopened"):
     """Components whose changed digest was accepted: name → new digest."""
     plan: PlanId | None = None
     """The Plan from here on, where components changed."""
+    budget: dict[str, Any] = {}
+    """See `RunResumed.budget`."""
 
 
 class RunCancelling(EventStruct, frozen=True, tag="run.cancelling"):

@@ -90,11 +90,21 @@ class RunState(Reviving):
         self.pipeline = (event.pipeline or self.plan.name, event.version or self.plan.version)
         self.root = self.open_scope(self.plan.scope, self.plan, (), Role.ROOT, None, input=event.input)
         self.root.variables = event.variables
-        given = event.options.get("budget") or {}
-        limit = limit_of(given.get("max_cost"), given.get("max_tokens")).tightest(self.plan.budget or Limit())
+        limit = self._run_limit()
         self.capped = bool(limit) or self.plan.capped
         if limit:
             self.purse.account(RUN, "the run", limit)
+
+    def _run_limit(self) -> Limit:
+        given = self.options.get("budget") or {}
+        return limit_of(given.get("max_cost"), given.get("max_tokens")).tightest(self.plan.budget or Limit())
+
+    def _rebudget(self, budget: Mapping[str, Any]) -> None:
+        """The run has another budget from here on. One that had none stays without: what it spent was not counted."""
+        account = self.purse.accounts.get(RUN)
+        if budget and account is not None:
+            self.options["budget"] = {**(self.options.get("budget") or {}), **budget}
+            account.limit = self._run_limit()
 
     def _started(self, event: ev.RunStarted) -> None:
         self.status = Status.RUNNING
@@ -110,6 +120,7 @@ class RunState(Reviving):
 
     def _resumed(self, event: ev.RunResumed) -> None:
         self.status, self.pausing = Status.RUNNING, False
+        self._rebudget(event.budget)
         self.debug.go_on(self.stages)
 
     def _cancelling(self, event: ev.RunCancelling) -> None:
@@ -138,6 +149,7 @@ class RunState(Reviving):
         self.failing = self.failure = None
         self.pausing = False
         self.debug.stop = None
+        self._rebudget(event.budget)
 
     # -- stages ----------------------------------------------------------------------------------
 

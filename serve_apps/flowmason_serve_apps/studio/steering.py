@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowmason import debug
+from flowmason.assembly.resuming import check_budget
 from flowmason.errors import Code, RefusedError, UsageError
 from flowmason.event import Event
 from flowmason.ids import RunId
@@ -53,6 +54,17 @@ async def order(services: Services, caller: Caller, run_id: str, name: str, **ar
     if name in _STATES:
         await running.in_thread(services, caller, lambda scope: noted(services, scope, caller, f"run.{name}", run_id))
     return row
+
+
+async def require_budget(services: Services, caller: Caller, run_id: str) -> None:
+    """Raise `UsageError` where a run cannot be given another budget as it goes on: it runs, or it had none."""
+    row, state = await services.states.of(services.runs.org(caller.org_id), RunId(run_id))
+    if row.status not in ("paused", "failed"):
+        raise UsageError(f"run {run_id} is {row.status}: it keeps its budget", code=Code.CONFLICT)
+    try:
+        check_budget(state)
+    except UsageError as error:
+        raise UsageError(error.failure.message, code=Code.CONFLICT) from None
 
 
 def _try(state: RunState, name: str, arguments: Mapping[str, Any]) -> None:

@@ -85,6 +85,9 @@ class Resume(Body):
     rerun_unknown: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=1000)] = Field(
         default=[], description="Stages whose outcome is unknown that may run again."
     )
+    budget: BudgetIn | None = Field(
+        default=None, description="The run's own budget from here on, with what it has spent; only where it had one."
+    )
 
 
 class Accepted(BaseModel):

@@ -172,8 +172,12 @@ async def resume(
     services: Given, caller: RunController, run_id: Run, body: models.Resume | None = None
 ) -> models.Accepted:
     """Go on with a paused run, or reopen a failed one: finished results are kept."""
-    unknown = {"rerun_unknown": body.rerun_unknown} if body and body.rerun_unknown else {}
-    return await _command(services, caller, run_id, "resume", **unknown)
+    more: dict[str, Any] = {"rerun_unknown": body.rerun_unknown} if body and body.rerun_unknown else {}
+    budget = body.budget.model_dump(exclude_none=True) if body and body.budget else {}
+    if budget:
+        await steering.require_budget(services, caller, run_id)
+        more["budget"] = budget
+    return await _command(services, caller, run_id, "resume", **more)
 
 
 @router.delete("/runs/{run_id}", status_code=204, operation_id="runs_delete")
