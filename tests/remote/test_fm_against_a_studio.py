@@ -255,3 +255,14 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(
     with StudioClient(url, studio.keys[Role.VIEWER]) as client:
         seqs = [told.data["seq"] for told in following.follow(client, run_id) if told.kind == "event"]
     assert broken and seqs == list(range(1, len(seqs) + 1))
+
+
+def test_a_gate_that_holds_lets_a_pipeline_be_deployed(project: Path, fm: Fm, studio: Studio) -> None:
+    case = {"id": "ada", "input": {"who": "Ada"}, "expected": "hello Ada"}
+    (project / "cases.jsonl").write_text(json.dumps(case) + "\n")
+    spec = {"pipeline": "greeting", "dataset": "cases.jsonl", "graders": [{"type": "exact", "of": "output.result"}]}
+    (project / "greeting.eval.json").write_text(json.dumps({**spec, "gate": "pass_rate == 1"}))
+    done = fm("deploy", "--gate", "greeting.eval.json", "--on", "local")
+    assert done.exit_code == 0, done.output
+    assert "gate greeting.eval.json: pass_rate == 1 holds" in done.output
+    assert _remote(studio)["name"] == "greeting"
