@@ -59,6 +59,9 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     money = budgets.drawn(seed)
     world = World(seed, trouble=trouble, bank=None if money is None else budgets.Bank(seed))
     loop = asyncio.get_running_loop()
+    unheard: list[str] = []
+    """Errors of tasks that nobody waits for: a bug, whatever the run made of it."""
+    loop.set_exception_handler(lambda _, context: unheard.append(str(context.get("exception") or context["message"])))
     crashed = asyncio.Event()
     budget = rng.choice((0, 0, 1, 2, 3)) if trouble else 0
     crashes = 0
@@ -171,6 +174,7 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     outcome.problems += [
         f"unsafe {call} ran {n} times" for call, n in world.ledger.starts.items() if "unsafe" in call and n > 1
     ]
+    outcome.problems += [f"a task failed unheard: {error}" for error in unheard]
     if world.bank is not None and daily is not None:
         ours = [run_id, *(other for number, other in enumerate(neighbours) if number % 3 != 2)]
         outcome.problems += watched.at_the_end(sum((world.bank.billed[each] for each in ours), Amount()))

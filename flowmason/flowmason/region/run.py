@@ -264,6 +264,8 @@ class RegionRun:
             event = await perform(self, stage)
         finally:
             self.under_way(stage.path, False)
+        if self.state.stages.get(stage.path) is not stage or stage.ended:
+            return  # its item, or what it stood in, came to its end meanwhile: nobody wants the result
         self.propose(event)
         if isinstance(event, ev.StageExpanded):
             self._expanded(event.path)
