@@ -56,8 +56,10 @@ def allow(state: RunState, stage: StageState, org: Slice | None = None) -> Allow
 
     found = verdict(False)
     if isinstance(found, Waits | Never) and found.account is org and org is not None:
-        if org.exhausted is None:
-            return Held(org.name, grow=found.need)
+        # Who does not know yet what it needs waits for a slice with any tokens in it.
+        need = found.need.most(Amount(0, int(org.limit.tokens is not None)))
+        if org.exhausted is None or org.exhausted.free.fits(need.beyond(org.free.amount)):
+            return Held(org.name, grow=need)
         if isinstance(found, Never):
             found = Never(org.exhausted, found.need)
     fallback = stage.stage.budget is not None and stage.stage.budget.fallback is not None

@@ -191,6 +191,10 @@ class Amount(msgspec.Struct, frozen=True, omit_defaults=True):
         """The larger of each."""
         return Amount(max(self.nanodollars, other.nanodollars), max(self.tokens, other.tokens))
 
+    def beyond(self, other: Amount) -> Amount:
+        """What of it `other` does not cover."""
+        return Amount(max(0, self.nanodollars - other.nanodollars), max(0, self.tokens - other.tokens))
+
 
 def used(usage: Usage | None) -> Amount:
     """What a sum of calls takes from a budget. What was called at an unknown price takes no money."""

@@ -35,15 +35,16 @@ class Bank:
         self._rng = random.Random(f"{seed}/bank")
         self.billed: dict[str, Amount] = defaultdict(Amount)
         """Run → what it was billed."""
-        self._limiter = MemoryCallLimiter()
+        self._terms = Terms(concurrency=random.Random(f"{seed}/terms").choice((None, None, 1, 3)))
+        self._limiter = MemoryCallLimiter(lambda: asyncio.get_running_loop().time())
 
     def candidates(self, name: str) -> tuple[Candidate, ...]:
         """It is no chain."""
         return (Candidate(name),)
 
     def terms(self, name: str) -> Terms:
-        """It takes any number of calls."""
-        return Terms()
+        """In some worlds it takes few calls at once."""
+        return self._terms
 
     def limiter(self, terms: Terms) -> MemoryCallLimiter:
         """Of the world alone."""

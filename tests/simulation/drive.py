@@ -217,7 +217,9 @@ async def _commands(journal: MemoryJournal, run_id: RunId, rng: random.Random, i
         await journal.post(Command(id=ids.command(), run_id=run_id, name=name, at=now()))
     while True:
         await asyncio.sleep(5)
-        await journal.post(Command(id=ids.command(), run_id=run_id, name="resume", at=now()))
+        row = await journal.row(run_id)
+        if row is not None and row.status == "paused":
+            await journal.post(Command(id=ids.command(), run_id=run_id, name="resume", at=now()))
 
 
 def check(outcome: Outcome) -> list[str]:

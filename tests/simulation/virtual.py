@@ -50,7 +50,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.now
 
 
-def run_virtual(main: Coroutine[Any, Any, T], *, limit_s: float = 100_000.0) -> T:
+def run_virtual(main: Coroutine[Any, Any, T], *, limit_s: float = 20_000.0) -> T:
     """Run `main` to its end on a fresh loop. Raises `Deadlock`, and `TimeoutError` after `limit_s` virtual seconds."""
     loop = VirtualLoop()
     try:

@@ -104,8 +104,7 @@ class Treasury:
             held = self.slice(org_id)
             if held is None:
                 return
-            free = held.free.amount
-            missing = Amount(max(0, need.nanodollars - free.nanodollars), max(0, need.tokens - free.tokens))
+            missing = need.beyond(held.free.amount)
             if not missing and (held.limit.nanodollars or held.limit.tokens):
                 if need:  # somebody settled meanwhile
                     self._nudge(org_id)
@@ -119,9 +118,9 @@ class Treasury:
                 self._nudge(org_id)
                 return
             day = taken.day
-            held.again_at = asyncio.get_running_loop().time() + AGAIN_S
             if taken.may_come:
-                asyncio.get_running_loop().call_later(AGAIN_S, self._nudge, org_id)
+                held.again_at = asyncio.get_running_loop().time() + AGAIN_S
+                asyncio.get_running_loop().call_later(AGAIN_S, self._ask_again, org_id, held)
             else:
                 held.exhausted = Account(NAME, day.limit, day.spent, day.free + day.reserved)
                 self._nudge(org_id)
@@ -132,6 +131,11 @@ class Treasury:
         if held is not None and not held.growing and asyncio.get_running_loop().time() >= held.again_at:
             held.growing = True
             self._help(self._grown(org_id, held, need))
+
+    def _ask_again(self, org_id: OrgId, held: Slice) -> None:
+        # By the clock it may be a hair too early; whoever waits is not told twice.
+        held.again_at = 0.0
+        self._nudge(org_id)
 
     async def _grown(self, org_id: OrgId, held: Slice, need: Amount) -> None:
         try:

@@ -56,7 +56,9 @@ class ItemLoop:
     @property
     def finished(self) -> bool:
         """Whether no item is left to begin."""
-        return self._stopped or not self._ranges or self._foreach.doomed is not None
+        return (
+            self._stopped or not self._ranges or self._foreach.doomed is not None or not self._run.wanted(self._owner)
+        )
 
     @property
     def wanted(self) -> int:
@@ -139,6 +141,8 @@ class ItemLoop:
 
     def _failed(self, index: int, event: ev.StageFailed, encoded: list[bytes], calls: list[tuple[Call, ...]]) -> None:
         run = self._run
+        if not run.wanted(self._owner):
+            return
         if self._foreach.break_on_error:
             self._stopped = True
             self.collect()
@@ -160,7 +164,7 @@ class ItemLoop:
         finished, self._finished = self._finished, {}
         self._collected = self._run.worker.monotonic()
         since, self._since = self._since, self._run.worker.now()
-        indexes = sorted(finished)
+        indexes = sorted(finished) if self._run.wanted(self._owner) else []
         begin = 0
         for end in range(1, len(indexes) + 1):
             if end < len(indexes) and indexes[end] == indexes[end - 1] + 1:

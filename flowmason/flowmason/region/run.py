@@ -155,6 +155,10 @@ class RegionRun:
         if not (isinstance(event, ev.StageExpanded) and event.input is not None):
             self.state.apply(event)
 
+    def wanted(self, stage: StageState) -> bool:
+        """Whether anybody still wants what comes of a stage: the body that it stood in may be over since it began."""
+        return self.state.stages.get(stage.path) is stage and not stage.ended
+
     def side(self, entry: Side) -> None:
         """Send something beside the journal."""
         self._side.append(entry)
@@ -264,8 +268,8 @@ class RegionRun:
             event = await perform(self, stage)
         finally:
             self.under_way(stage.path, False)
-        if self.state.stages.get(stage.path) is not stage or stage.ended:
-            return  # its item, or what it stood in, came to its end meanwhile: nobody wants the result
+        if not self.wanted(stage):
+            return
         self.propose(event)
         if isinstance(event, ev.StageExpanded):
             self._expanded(event.path)
