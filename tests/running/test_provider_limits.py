@@ -74,7 +74,8 @@ async def test_items_that_share_a_region_each_have_their_turn(make: Make) -> Non
     each = stage("each", "foreach", items=[f"item {n}" for n in range(12)], loop_stages=["one"], parallel=True)
     found = await make(provider, concurrency=2).run(pipe(each, stage("one", "ask_purely", prompt="{{item}}")))
     assert found.status == "completed", found.error
-    assert provider.most == 2 and len(provider.asked) == 12
+    assert provider.most == 2
+    assert len(provider.asked) == 12, provider.asked
 
 
 async def test_waiting_for_ones_turn_takes_nothing_from_the_attempts_time_and_is_told(make: Make) -> None:

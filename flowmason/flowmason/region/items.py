@@ -87,7 +87,8 @@ class ItemLoop:
             await self._item(index)
         finally:
             self._active -= 1
-            self._run.under_way(path, False)
+            if index not in self._finished:  # else until it is proposed
+                self._run.under_way(path, False)
         if self._run.over or self._run.worker.monotonic() - self._collected > _COLLECT_S or self.finished:
             self.collect()
 
@@ -171,6 +172,8 @@ class ItemLoop:
                 continue
             self._propose(indexes[begin:end], finished, since)
             begin = end
+        for index in finished:
+            self._run.under_way((*self._owner.path, index), False)
 
     def _propose(self, indexes: list[int], rows: dict[int, _Row], since: int) -> None:
         columns: dict[str, Value] = {

@@ -263,14 +263,15 @@ class RegionRun:
     async def _one(self, stage: StageState) -> None:
         # Another attempt of an effect is not ours to begin: its own start must be committed first.
         self._allowed.discard(stage.path)
+        # At every moment it is either under way or proposed: the pulse may look in between.
         self.under_way(stage.path, True)
         try:
             event = await perform(self, stage)
+            if not self.wanted(stage):
+                return
+            self.propose(event)
         finally:
             self.under_way(stage.path, False)
-        if not self.wanted(stage):
-            return
-        self.propose(event)
         if isinstance(event, ev.StageExpanded):
             self._expanded(event.path)
 
