@@ -214,7 +214,8 @@ class _Telling:
         start = min(start, end)  # where nobody noted when it began, its record came after its end
         for n, call in enumerate(told.calls, 1):
             begun = call.started_at or start
-            ended = begun + call.duration_ms if call.started_at else end
+            # Times are whole milliseconds: rounded, a call may seem to end after its attempt.
+            ended = max(begun, min(begun + call.duration_ms, end)) if call.started_at else end
             self._called(path, attempt, n, call.usage, begun, ended, call.end)
         if not told.calls and told.usage is not None and told.usage.calls:
             # Journals of before the ledger have the sum alone.
