@@ -115,7 +115,7 @@ class SimWorker(Worker):
         async def pulse() -> None:
             while run in self._active:
                 await asyncio.sleep(0.02)
-                run.flush()
+                run.outbox.flush()
 
         task = asyncio.get_running_loop().create_task(pulse())
         self.world.keep(task)

@@ -12,6 +12,7 @@ from flowmason import debug
 from flowmason import event as ev
 from flowmason.conductor.admission import Admission
 from flowmason.conductor.commands import answer
+from flowmason.conductor.deadlines import Deadlines
 from flowmason.conductor.dispatcher import Dispatcher
 from flowmason.conductor.endings import ended
 from flowmason.conductor.flights import Flight, Flights
@@ -22,12 +23,10 @@ from flowmason.conductor.surroundings import Surroundings
 from flowmason.conductor.treasury import RunMoney
 from flowmason.errors import Code, FencedError, JournalError
 from flowmason.event import Recorded
-from flowmason.ids import StagePath, format_path
 from flowmason.journal import Append, Command, NewRun, RunRow
-from flowmason.policy import CANCEL_GRACE_S, FINALLY_BOUND_S, Effect, Placement
+from flowmason.policy import CANCEL_GRACE_S, Effect, Placement
 from flowmason.report import Ended, Report
-from flowmason.state import Role, RunState, StageState, Status, TryState, decide
-from flowmason.state.retry import timed_out
+from flowmason.state import RunState, StageState, Status, decide
 
 log = logging.getLogger("flowmason.conductor")
 
@@ -49,9 +48,7 @@ class Walker:
         self._resting = False
         self._answered: list[str] = []
         self._children: list[NewRun] = []
-        self._deadlines: dict[StagePath, float] = {}
-        self._closing: set[StagePath] = set()
-        self._tries: dict[StagePath, StageState] = {}
+        self._deadlines = Deadlines()
         self._helpers: set[asyncio.Task[None]] = set()
         self._refusals = 0
         self._money: RunMoney | None = None
@@ -193,18 +190,9 @@ class Walker:
 
     def _watch(self, stage: StageState) -> None:
         """Keep an eye on a body: its time, its items, its cleanup."""
-        if isinstance(stage.body, TryState):
-            self._tries[stage.path] = stage
-        elif stage.stage.kind == "foreach":
+        if stage.stage.kind == "foreach":
             self._dispatcher.loops[stage.path] = stage
-        limit = self._body_limit(stage)
-        if limit is not None and stage.path not in self._deadlines:
-            self._deadlines[stage.path] = self._clock() + limit / 1000
-
-    def _body_limit(self, stage: StageState) -> int | None:
-        """Milliseconds that the body may take: the stage's own timeout, or a sub-pipeline's `timeout_ms`."""
-        settings = stage.body.settings if stage.body is not None else {}
-        return stage.stage.body_timeout_ms or settings.get("timeout_ms")
+        self._deadlines.watch(stage, self._clock())
 
     async def _report(self, flight: Flight, report: Report, batch: list[ev.Event]) -> None:
         flight.heard = self._clock()
@@ -254,22 +242,8 @@ class Walker:
 
     def _overdue(self, batch: list[ev.Event]) -> None:
         clock = self._clock()
-        for path, stage in list(self._tries.items()):
-            if stage.ended:
-                del self._tries[path]
-            elif isinstance(stage.body, TryState) and stage.body.phase is Role.CLEANUP and path not in self._closing:
-                self._closing.add(path)
-                bound = clock + FINALLY_BOUND_S
-                self._deadlines[path] = bound
-        for path, deadline in list(self._deadlines.items()):
-            found = self.state.stages.get(path)
-            if found is None or found.ended or found.body is None:
-                del self._deadlines[path]
-                self._closing.discard(path)
-            elif clock >= deadline:
-                del self._deadlines[path]
-                limit = self._body_limit(found) or int(FINALLY_BOUND_S * 1000)
-                self._apply(ev.StageFailing(path=path, failure=timed_out(format_path(path), limit)), batch)
+        for event in self._deadlines.overdue(self.state, clock):
+            self._apply(event, batch)
         for flight in list(self.flights.by_id.values()):
             silent = not flight.timed_out and not flight.cancelling and clock >= flight.heard + flight.patience
             if silent and not flight.idle():
@@ -287,7 +261,7 @@ class Walker:
         at = None if self.state.pausing else self._dispatcher.next_at()
         if at is not None:
             waits.append(max(0.001, (at - self._conductor.now()) / 1000))
-        waits += [max(0.001, deadline - clock) for deadline in self._deadlines.values()]
+        waits += [max(0.001, deadline - clock) for deadline in self._deadlines.times()]
         waits += [
             max(0.001, flight.heard + flight.patience - clock)
             for flight in self.flights.by_id.values()

@@ -188,4 +188,4 @@ class Spending:
 
     def _record(self, call: Call) -> None:
         self.calls.append(call)
-        self._run.spent(self._stage.path, self._stage.attempt, len(self.calls), call)
+        self._run.outbox.spent(self._stage.path, self._stage.attempt, len(self.calls), call)

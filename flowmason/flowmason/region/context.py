@@ -184,7 +184,7 @@ class StageContext:
             total=float(total) if total is not None else (1.0 if fraction is not None else None),
             message=self._run.masker.text(message),
         )
-        self._run.side(entry)
+        self._run.outbox.side(entry)
 
     emit_progress = progress
 
@@ -265,7 +265,7 @@ class StageLogger:
         path, attempt = self._stage.path, self._stage.attempt
         masked = self._run.masker
         plain = {key: masked.mask(_plain(item)) for key, item in fields.items()}
-        self._run.side(
+        self._run.outbox.side(
             LogLine(
                 path,
                 attempt,

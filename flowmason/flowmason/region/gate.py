@@ -67,7 +67,7 @@ class Gate:
         self._context.logger.info(LINED_UP, provider=name)
         while not (await asyncio.wait([task], timeout=_NEXT_WORD_S))[0]:
             told = Progress(self._stage.path, self._stage.attempt, 0.0, None, f"waits for its turn at {name}")
-            self._run.side(told)
+            self._run.outbox.side(told)
         self._context.logger.info(LET_IN, provider=name)
 
     def _refusal(self, cause: Cause, wait_s: float) -> ProviderError:

@@ -82,13 +82,13 @@ class ItemLoop:
             return
         path = (*self._owner.path, index)
         self._active += 1
-        self._run.under_way(path, True)
+        self._run.outbox.under_way(path, True)
         try:
             await self._item(index)
         finally:
             self._active -= 1
             if index not in self._finished:  # else until it is proposed
-                self._run.under_way(path, False)
+                self._run.outbox.under_way(path, False)
         if self._run.over or self._run.worker.monotonic() - self._collected > _COLLECT_S or self.finished:
             self.collect()
 
@@ -131,7 +131,7 @@ class ItemLoop:
             assert isinstance(event, ev.StageFailed)
             return event, context.calls
         finally:
-            run.forget_spent(state.path)
+            run.outbox.forget_spent(state.path)
 
     def _roots(self, state: StageState, index: int, upstream: Upstream, context: StageContext) -> Roots:
         made = Roots(self._run, state, upstream, context)
@@ -173,7 +173,7 @@ class ItemLoop:
             self._propose(indexes[begin:end], finished, since)
             begin = end
         for index in finished:
-            self._run.under_way((*self._owner.path, index), False)
+            self._run.outbox.under_way((*self._owner.path, index), False)
 
     def _propose(self, indexes: list[int], rows: dict[int, _Row], since: int) -> None:
         columns: dict[str, Value] = {

@@ -101,7 +101,7 @@ class StageLLM:
             nonlocal begun
             self._delta(shown.feed(text))
             if not begun:
-                self._run.flush()  # who watches waits for the first piece; the others go with the pulse
+                self._run.outbox.flush()  # who watches waits for the first piece; the others go with the pulse
             begun = True
             if on_piece is not None:
                 on_piece(text)
@@ -195,7 +195,7 @@ class StageLLM:
         path, attempt = self._stage.path, self._stage.attempt
         begins = not self._context.streamed
         self._context.streamed = True
-        self._run.side(Delta(path, attempt, self._run.number(path, attempt), text, reset=begins and attempt > 1))
+        self._run.outbox.side(Delta(path, attempt, self._run.number(path, attempt), text, reset=begins and attempt > 1))
 
 
 def _first(*candidates: Any) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,14 +18,14 @@ from flowmason.errors import Failure
 from flowmason.executor import Emit
 from flowmason.ids import StagePath
 from flowmason.plan import Plan
-from flowmason.region.data import Data, Stores
+from flowmason.region.data import Data
 from flowmason.region.items import ItemLoop
+from flowmason.region.outbox import Outbox
 from flowmason.region.secret import DeclaredSecrets, mask_failure, masker_of
-from flowmason.region.stage import perform, unstored
-from flowmason.report import Delta, Ended, LogLine, Piece, Progress, Region, Report, Side, Spent
+from flowmason.region.stage import perform
+from flowmason.report import Ended, Piece, Region
 from flowmason.state import ForeachState, Role, RunState, ScopeState, StageState, decide
 from flowmason.state.tree import Given, Status
-from flowmason.usage import Call
 from flowmason.value import Value
 
 if TYPE_CHECKING:
@@ -51,25 +50,15 @@ class RegionRun:
         self.masker = masker_of(region) or worker.masker
         self.lists: dict[int, list[Any]] = {}
         self.pieces: dict[int, Piece] = {}
-        self._emit = emit
+        self.outbox = Outbox(self, emit)
         self._queue: deque[StageState] = deque()
         self._loops: deque[ItemLoop] = deque()
         self._allowed: set[StagePath] = set()
         self._lanes: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._deadline = worker.monotonic() + region.budget_ms / 1000
-        self._lock = threading.Lock()
-        self._events: deque[tuple[ev.StageEvent, Stores]] = deque()
-        self._unstored: Failure | None = None
-        self._lost = False
-        self._side: list[Side] = []
-        self._running: dict[StagePath, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._released = False
         self._numbers: dict[tuple[StagePath, int], int] = {}
-        self._spent: dict[StagePath, list[Spent]] = {}
-        """Model calls of attempts that have not ended."""
-        self._untold: list[Spent] = []
 
     # -- the loop's side -------------------------------------------------------------------------
 
@@ -89,16 +78,16 @@ class RegionRun:
         except asyncio.CancelledError:
             await self._stop()
             await self._stored()
-            self.flush(Ended.CANCELLED)
+            self.outbox.flush(Ended.CANCELLED)
             raise
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-        self.flush(Ended.DONE)
+        self.outbox.flush(Ended.DONE)
 
     async def _stored(self) -> None:
         """Wait until all that was proposed may leave."""
-        for future in [future for _, stores in list(self._events) for future in stores]:
+        for future in self.outbox.stores():
             with contextlib.suppress(Exception):
                 await asyncio.shield(asyncio.wrap_future(future))
 
@@ -114,11 +103,11 @@ class RegionRun:
 
     def _look(self, due: float) -> None:
         prompt = asyncio.get_running_loop().time() - due < _EARLY_S / 2
-        with self._lock:
-            if self.region.bounded and prompt and self._full and not self._released:
+        with self.outbox.lock:
+            if self.region.bounded and prompt and self._full and not self.outbox.released:
                 self._deadline = self.worker.monotonic() + self.region.budget_ms / 1000
         if self.over:
-            self.flush()
+            self.outbox.flush()
         else:
             self._watch()
 
@@ -132,7 +121,7 @@ class RegionRun:
     @property
     def over(self) -> bool:
         """Whether the region's time is over: nothing new starts."""
-        return self._released or self._unstored is not None or self.worker.monotonic() >= self._due
+        return self.outbox.released or self.outbox.unstored is not None or self.worker.monotonic() >= self._due
 
     @property
     def _due(self) -> float:
@@ -150,8 +139,7 @@ class RegionRun:
 
         A sub-pipeline is begun by the conductor alone: it resolves the name, or makes a run of its own of it.
         """
-        self._events.append((event, self.data.begun()))
-        self._spent.pop(event.path, None)
+        self.outbox.propose(event, self.data.begun())
         if not (isinstance(event, ev.StageExpanded) and event.input is not None):
             self.state.apply(event)
 
@@ -159,32 +147,11 @@ class RegionRun:
         """Whether anybody still wants what comes of a stage: the body that it stood in may be over since it began."""
         return self.state.stages.get(stage.path) is stage and not stage.ended
 
-    def side(self, entry: Side) -> None:
-        """Send something beside the journal."""
-        self._side.append(entry)
-
-    def spent(self, path: StagePath, attempt: int, n: int, call: Call) -> None:
-        """A model call of an attempt ended."""
-        made = Spent(path, attempt, n, call)
-        self._spent.setdefault(path, []).append(made)
-        self._untold.append(made)
-
-    def forget_spent(self, path: StagePath) -> None:
-        """The calls of an attempt at `path` are told with the item that it belongs to."""
-        self._spent.pop(path, None)
-
     def number(self, path: StagePath, attempt: int) -> int:
         """The next number of a side stream."""
         key = (path, attempt)
         self._numbers[key] = n = self._numbers.get(key, 0) + 1
         return n
-
-    def under_way(self, path: StagePath, running: bool) -> None:
-        """Note what is being executed."""
-        if running:
-            self._running[path] = None
-        else:
-            self._running.pop(path, None)
 
     def _open(self, piece: Piece) -> None:
         plan = self.worker.plan_of(self.region, piece.plan)
@@ -264,14 +231,14 @@ class RegionRun:
         # Another attempt of an effect is not ours to begin: its own start must be committed first.
         self._allowed.discard(stage.path)
         # At every moment it is either under way or proposed: the pulse may look in between.
-        self.under_way(stage.path, True)
+        self.outbox.under_way(stage.path, True)
         try:
             event = await perform(self, stage)
             if not self.wanted(stage):
                 return
             self.propose(event)
         finally:
-            self.under_way(stage.path, False)
+            self.outbox.under_way(stage.path, False)
         if isinstance(event, ev.StageExpanded):
             self._expanded(event.path)
 
@@ -348,65 +315,3 @@ class RegionRun:
     def mask_failure(self, failure: Failure) -> Failure:
         """The failure without secrets."""
         return mask_failure(failure, self.masker)
-
-    # -- the pulse's side ------------------------------------------------------------------------
-
-    def flush(self, ended: Ended | None = None, failure: Failure | None = None) -> None:
-        """Send what has been proposed since the last time; called from the loop and from the pulse."""
-        with self._lock:
-            events = self._storable()
-            if self._lost and ended is Ended.DONE:
-                ended, failure = Ended.LOST, self._unstored
-            side, self._side = self._side, []
-            spent, self._untold = self._untold, []
-            if ended is not None:
-                # An attempt that was ended has no event of its own: who ended it hears all of it, if only once more.
-                spent = [made for calls in self._spent.values() for made in calls]
-            released = not self._released and ended is None and self.over and not self.region.effect
-            if not (events or side or spent or released or ended is not None):
-                return
-            if released:
-                self._released = True
-            self._emit(
-                Report(
-                    region=self.region.id,
-                    events=tuple(events),
-                    logs=tuple(entry for entry in side if isinstance(entry, LogLine)),
-                    deltas=tuple(entry for entry in side if isinstance(entry, Delta)),
-                    progress=tuple(entry for entry in side if isinstance(entry, Progress)),
-                    spent=tuple(spent),
-                    released=released,
-                    running=self._under_way() if released or ended is not None else (),
-                    ended=ended,
-                    failure=failure,
-                    worker=self.worker.name,
-                )
-            )
-
-    def _storable(self) -> list[ev.StageEvent]:
-        """What may leave: in the order in which it was proposed, up to the first whose values are not stored yet."""
-        leaving: list[ev.StageEvent] = []
-        if self._unstored is not None:
-            self._events.clear()
-        while self._events and all(store.done() for store in self._events[0][1]):
-            event, stores = self._events.popleft()
-            error = next((found for store in stores if (found := store.exception()) is not None), None)
-            if error is None:
-                leaving.append(event)
-                continue
-            # What follows may rest on a value that nobody else can read: it has not run.
-            failed, self._unstored = unstored(self, event, error)
-            leaving += [failed] if failed is not None else []
-            self._lost = failed is None
-            self._events.clear()
-        return leaving
-
-    def _under_way(self) -> tuple[StagePath, ...]:
-        """What is being executed, and what waits for its values to be stored."""
-        found = dict(self._running)
-        for event, _ in list(self._events):
-            if isinstance(event, ev.ItemsFinished):
-                found.update(((*event.path, index), None) for index in range(event.start, event.start + event.count))
-            else:
-                found[event.path] = None
-        return tuple(found)

@@ -85,7 +85,7 @@ class Worker:
             from flowmason.region.failures import failure_of
 
             failure = failure_of(error, path="")
-            run.flush(
+            run.outbox.flush(
                 Ended.LOST, Failure(code=Code.INTERNAL, message=f"the worker failed: {failure.message}", cause=failure)
             )
         finally:
@@ -260,5 +260,5 @@ def _pulse(worker_ref: weakref.ref[Worker]) -> None:
         if worker is None:
             return
         for run in worker.active():
-            run.flush()
+            run.outbox.flush()
         del worker
