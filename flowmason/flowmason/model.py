@@ -10,12 +10,41 @@ import msgspec
 from flowmason.usage import Usage
 
 
-class Message(msgspec.Struct, frozen=True):
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tool that the model may call."""
+
+    name: str
+    """1 to 64 of `A-Z a-z 0-9 _ -`."""
+    description: str
+    parameters: dict[str, Any]
+    """JSON Schema of the arguments, an object."""
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call that the model wants to be made."""
+
+    id: str
+    """Of its own within the conversation."""
+    name: str
+    arguments: str
+    """As the model wrote them: meant as a JSON object, checked by nobody."""
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of a conversation."""
 
     role: str
-    """`user` or `assistant`; what the system says goes into `ModelRequest.system_prompt`."""
+    """`user`, `assistant`, or `tool` for a tool's result; what the system says goes into
+    `ModelRequest.system_prompt`."""
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of an assistant's turn. The results follow it, one `tool` turn each, in the same order."""
+    tool_call_id: str = ""
+    """Of a `tool` turn: the call that it answers."""
+    failed: bool = False
+    """Of a `tool` turn: its content says what went wrong."""
+    blocks: tuple[dict[str, Any], ...] = ()
+    """Of an assistant's turn: `ModelResponse.blocks`."""
 
 
 class ModelRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -32,6 +61,8 @@ class ModelRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """The most output tokens."""
     top_p: float | None = None
     stop_sequences: tuple[str, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    """What the model may call instead of answering. Only for providers that can (`Abilities.tools`)."""
     json_schema: dict[str, Any] | None = None
     """JSON Schema that the answer is asked to fit. The answer is still text, and the caller checks it."""
     idempotency_key: str | None = None
@@ -57,8 +88,12 @@ class ModelResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
     """As the provider names it."""
     finish_reason: str = "stop"
-    """`stop`, `length`, `refusal`, or the provider's own word."""
+    """`stop`, `length`, `refusal`, `tool_calls`, or the provider's own word."""
     usage: Usage = Usage()
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the model wants to be called before it goes on. With `length`, the last one may be cut off."""
+    blocks: tuple[dict[str, Any], ...] = ()
+    """The turn in its provider's own form, where that has to be given back with the results (thoughts, say)."""
 
     @property
     def text(self) -> str:
@@ -83,6 +118,8 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
 
     continues: bool = False
     """Go on from the beginning of an answer (`ModelRequest.begun`)."""
+    tools: bool = False
+    """Take tools in its own protocol (`ModelRequest.tools`)."""
 
 
 OnDelta = Callable[[str], None]

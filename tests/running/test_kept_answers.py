@@ -15,10 +15,11 @@ from flowmason.answers_fs import Answers
 from flowmason.errors import Code, ProviderError, Retry
 from flowmason.ids import Digest, OrgId, sha256
 from flowmason.journal_memory import MemoryJournal
-from flowmason.model import Message, ModelRequest, ModelResponse, OnDelta
-from flowmason.region.answers import answer_key
+from flowmason.model import Message, ModelRequest, ModelResponse, OnDelta, ToolCall
+from flowmason.region.answers import KeptAnswers, answer_key
 from flowmason.report import FROM_CACHE
 from flowmason.retention import sweep
+from flowmason.secrets import Masker
 from flowmason.usage import CallEnd
 from running.kit import Engine, Result, pipe, stage
 from running.spending import Biller, calls_of, spending_engine
@@ -181,6 +182,21 @@ def test_what_is_too_old_or_damaged_is_no_answer(answers: Answers) -> None:
     answers._fs.pipe_file(path, answers._fs.cat_file(path)[:-1])
     assert answers.get(OrgId("a"), KEY, 60) is None
     assert answers.forget(OrgId("b"), 0) == 0 and answers.forget(OrgId("a"), 0) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [('{"a": "open"}', True), ('{"a": "se\\"cret"}', False), ('{"a": "se\\u0022cret"}', False), ('{"a"', False)],
+)
+async def test_calls_of_tools_are_kept_unless_they_hold_a_secret_or_cannot_be_read(
+    answers: Answers, arguments: str, kept: bool
+) -> None:
+    response = ModelResponse("", "m", "tool_calls", tool_calls=(ToolCall("1", "t", arguments),))
+    keeping = KeptAnswers(answers, OrgId("a"), Masker(['se"cret']))
+    await keeping.keep(KEY, response, 0)
+    found = await keeping.find(KEY, 60)
+    assert (found is not None and found.tool_calls == response.tool_calls) is kept
+    assert (answers.get(OrgId("a"), KEY, 60) is not None) is kept
 
 
 async def test_a_sweep_of_values_leaves_answers_that_are_not_too_old(make: Make) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flowmason.model import ModelRequest, ModelResponse, OnDelta
+from flowmason.model import Message, ModelRequest, ModelResponse, OnDelta, ToolCall
 from flowmason.providers import failures
-from flowmason.providers.http_sdk import HttpProvider, schema_in_words
+from flowmason.providers.http_sdk import HttpProvider, of_object, schema_in_words
 from flowmason.providers.prices import price
 from flowmason.usage import Usage
 
@@ -17,7 +18,10 @@ _MAX_TOKENS = 16_384  # the protocol wants a number, and a model's thinking coun
 _VERSION_WITH_SAMPLING = "2023-06-01"  # later versions of the API take no temperature and no top_p
 # Newer models answer 400 to a conversation that ends with the assistant's turn.
 _TAKES_BEGINNINGS = re.compile(r"claude-(?:[23][.-]|(?:opus|sonnet|haiku)-4-(?:[0-5](?!\d)|20\d{6}))")
-_FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
+_FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
+_THOUGHTS = {"thinking": "signature", "redacted_thinking": "data"}
+"""Blocks that go back unchanged with the results of tools, and the key without which they are not taken."""
+_KEPT = ("type", "text", "thinking", "signature", "data", "id", "name", "input")
 
 
 class AnthropicProvider(HttpProvider):
@@ -63,6 +67,10 @@ class AnthropicProvider(HttpProvider):
                     pieces.append(event.text)
                     on_delta(event.text)
             message = await stream.get_final_message()
+        except ValueError as error:
+            if not request.tools:
+                raise
+            raise failures.unreachable(self.name, f"its call of a tool cannot be read: {str(error)[:300]}") from error
         finally:
             await manager.__aexit__(None, None, None)
         if message.stop_reason is None:
@@ -75,7 +83,11 @@ class AnthropicProvider(HttpProvider):
             cache_write_tokens=message.usage.cache_creation_input_tokens or 0,
         )
         finish = _FINISH.get(message.stop_reason, message.stop_reason)
-        return ModelResponse("".join(pieces), message.model, finish, usage)
+        calls, blocks = _calls(message.content)
+        return ModelResponse("".join(pieces), message.model, finish, usage, calls, blocks)
+
+    def _takes_tools(self) -> bool:
+        return True
 
     def _continues(self, model: str) -> bool:
         return _TAKES_BEGINNINGS.match(model) is not None
@@ -99,8 +111,13 @@ class AnthropicProvider(HttpProvider):
         arguments: dict[str, Any] = {
             "model": model,
             "max_tokens": request.max_tokens or _MAX_TOKENS,
-            "messages": [{"role": turn.role, "content": turn.content} for turn in request.conversation()],
+            "messages": list(_turns(request.conversation())),
         }
+        if request.tools:
+            arguments["tools"] = [
+                {"name": tool.name, "description": tool.description, "input_schema": of_object(tool.parameters)}
+                for tool in request.tools
+            ]
         for name, value in (("temperature", request.temperature), ("top_p", request.top_p)):
             if value is not None and name not in left_out:
                 more[name] = value
@@ -122,6 +139,56 @@ class AnthropicProvider(HttpProvider):
         if more:
             arguments["extra_body"] = more
         return arguments
+
+
+def _turns(conversation: Sequence[Message]) -> Iterator[dict[str, Any]]:
+    """The turns as the API takes them: the results of one turn's calls are one user's turn."""
+    results: list[dict[str, Any]] = []
+    for turn in conversation:
+        if turn.role == "tool":
+            result = {"type": "tool_result", "tool_use_id": turn.tool_call_id, "content": turn.content}
+            results.append({**result, "is_error": True} if turn.failed else result)
+            continue
+        if results:
+            yield {"role": "user", "content": results}
+            results = []
+        yield {"role": turn.role, "content": _content(turn)}
+    if results:
+        yield {"role": "user", "content": results}
+
+
+def _content(turn: Message) -> str | list[dict[str, Any]]:
+    if turn.blocks:
+        return list(turn.blocks)
+    if not turn.tool_calls:
+        return turn.content
+    said = [{"type": "text", "text": turn.content}] if turn.content.strip() else []
+    return [*said, *(_use(call) for call in turn.tool_calls)]
+
+
+def _use(call: ToolCall) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.name, "input": json.loads(call.arguments)}
+
+
+def _calls(content: Sequence[Any]) -> tuple[tuple[ToolCall, ...], tuple[dict[str, Any], ...]]:
+    """The calls of an answer, and all of it where thoughts have to go back with their results."""
+    calls = tuple(
+        ToolCall(block.id, block.name, json.dumps(block.input, ensure_ascii=False))
+        for block in content
+        if block.type == "tool_use"
+    )
+    if not calls or not any(_is_thought(block) for block in content):
+        return calls, ()
+    kept = [block for block in content if _is_thought(block) or block.type == "tool_use" or _says(block)]
+    return calls, tuple({key: getattr(block, key) for key in _KEPT if hasattr(block, key)} for block in kept)
+
+
+def _is_thought(block: Any) -> bool:
+    return bool(getattr(block, _THOUGHTS.get(block.type, "") or "-", None))
+
+
+def _says(block: Any) -> bool:
+    return block.type == "text" and bool(block.text.strip())
 
 
 def closed_objects(schema: Any) -> bool:

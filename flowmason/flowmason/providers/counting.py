@@ -19,12 +19,17 @@ _ROUND_CALL = 256
 """Tokens that a provider's template may add to what is sent."""
 _ROUND_TURN = 16
 _ROUND_SCHEMA = 512
+_ROUND_TOOLS = 1024
+"""What a provider tells the model of how tools are used."""
 _NANODOLLARS_PER_TOKEN = 1000
 
 
 def estimate(request: ModelRequest, text: str) -> Usage:
     """About what a call used that was asked `request` and gave `text`: four characters a token."""
     asked = len(request.system_prompt or "") + sum(len(turn.content) for turn in request.conversation())
+    if request.tools:
+        called = [turn.tool_calls for turn in request.messages]
+        asked += len(msgspec.json.encode([request.tools, called]))
     return Usage(input_tokens=-(-asked // 4), output_tokens=-(-len(text) // 4), calls=1, estimated=True)
 
 
@@ -50,11 +55,13 @@ def worst_case(provider: ModelProvider, request: ModelRequest) -> tuple[Amount, 
     """The most that a bounded request can use, and whether its price is known (else the money is 0).
 
     No tokenizer makes more tokens of a text than it has UTF-8 bytes, so the bytes of all that is sent (prompts, turns,
-    schema, whatever else the request holds) bound the input, with some more for what providers wrap around it.
+    schema, tools, whatever else the request holds) bound the input, with some more for what providers wrap around it.
     """
     read = len(msgspec.json.encode(request)) + _ROUND_CALL + _ROUND_TURN * len(request.conversation())
     if request.json_schema is not None:  # a server without schemas is told of it in words
         read += len(msgspec.json.encode(request.json_schema)) + _ROUND_SCHEMA
+    if request.tools:
+        read += _ROUND_TOOLS + _ROUND_TURN * len(request.tools)
     written = request.max_tokens or LONGEST_ANSWER
     found = own_price(provider) or price_of(provider.name, request.model or provider.default_model)
     money = None if found is None else _dearest(found, read, written)

@@ -48,7 +48,7 @@ class HttpProvider:
         key: str | None,
         egress: EgressPolicy,
     ) -> None:
-        settings.refuse_unknown_extras(name, ("headers", "body", "price", "continues"))
+        settings.refuse_unknown_extras(name, ("headers", "body", "price", "continues", "tools"))
         self.name = name
         self.default_model = model
         self.base_url = base_url
@@ -101,13 +101,25 @@ class HttpProvider:
             raise translated from error
 
     def abilities(self, model: str | None) -> Abilities:
-        """What the project declares of the server (`extra.continues`), else what is known of its models."""
-        declared = self._settings.extra.get("continues")
+        """What the project declares of the server (`extra.continues`, `extra.tools`), else what is known of its
+        models."""
+        model = model or self.default_model
+        continues, tools = self._declared("continues"), self._declared("tools")
+        return Abilities(
+            continues=self._continues(model) if continues is None else continues,
+            tools=self._takes_tools() if tools is None else tools,
+        )
+
+    def _declared(self, ability: str) -> bool | None:
+        declared = self._settings.extra.get(ability)
         if declared is not None and not isinstance(declared, bool):
-            raise UsageError(f"providers.{self.name}.extra.continues must be true or false")
-        return Abilities(continues=self._continues(model or self.default_model) if declared is None else declared)
+            raise UsageError(f"providers.{self.name}.extra.{ability} must be true or false")
+        return declared
 
     def _continues(self, model: str) -> bool:
+        return False
+
+    def _takes_tools(self) -> bool:
         return False
 
     async def close(self) -> None:
@@ -208,6 +220,11 @@ def with_defaults(request: ModelRequest, settings: ProviderSettings) -> ModelReq
         temperature=settings.temperature if request.temperature is None else request.temperature,
         max_tokens=settings.max_tokens if request.max_tokens is None else request.max_tokens,
     )
+
+
+def of_object(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema of arguments with the two keys that servers insist on."""
+    return {"type": "object", "properties": {}, **schema}
 
 
 def schema_in_words(system: str | None, schema: Mapping[str, Any]) -> str:

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowmason.egress import EgressPolicy
-from flowmason.model import ModelRequest, ModelResponse, OnDelta
+from flowmason.model import Message, ModelRequest, ModelResponse, OnDelta, ToolCall
 from flowmason.providers import failures
 from flowmason.providers.counting import estimate
-from flowmason.providers.http_sdk import HttpProvider, schema_in_words
+from flowmason.providers.http_sdk import HttpProvider, of_object, schema_in_words
 from flowmason.providers.prices import price
 from flowmason.providers.settings import ProviderSettings
 from flowmason.usage import Usage
 
 _GO_ON = {"continue_final_message": True, "add_generation_prompt": False}  # as vLLM and llama.cpp take it
+_CALLED = ("stop", "tool_calls", "function_call")
+"""How servers say that an answer with calls is over."""
 _NO_KEY = "none"  # the SDK wants one; servers without keys ignore it
 
 
@@ -68,6 +70,7 @@ class OpenAIShapedProvider(HttpProvider):
         )
         pieces: list[str] = []
         refusal: list[str] = []
+        called = CallsInParts()
         finish: str | None = None
         answered_by = model
         usage: Usage | None = None
@@ -82,19 +85,39 @@ class OpenAIShapedProvider(HttpProvider):
                         on_delta(choice.delta.content)
                     if choice.delta.refusal:
                         refusal.append(choice.delta.refusal)
+                    for part in choice.delta.tool_calls or ():
+                        called.take(part)
         if finish is None:
             raise failures.unreachable(self.name, "the answer broke off")
         if refusal and not pieces:
             pieces, finish = refusal, "refusal"
             on_delta("".join(refusal))
-        text = "".join(pieces)
-        usage = usage or estimate(request, text)
-        return ModelResponse(text, answered_by, finish, price(self.name, answered_by, usage, own=self.own_price))
+        text, calls = "".join(pieces), called.whole(len(request.conversation()))
+        if calls and finish in _CALLED:
+            finish = "tool_calls"
+        written = text + "".join(call.name + call.arguments for call in calls)
+        usage = price(self.name, answered_by, usage or estimate(request, written), own=self.own_price)
+        return ModelResponse(text, answered_by, finish, usage, calls)
+
+    def _takes_tools(self) -> bool:
+        return self._official
 
     def _arguments(self, request: ModelRequest, model: str, left_out: frozenset[str]) -> dict[str, Any]:
-        messages = [{"role": turn.role, "content": turn.content} for turn in request.conversation()]
+        messages = [_turn(turn) for turn in request.conversation()]
         system = request.system_prompt
         arguments: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
+        if request.tools:
+            arguments["tools"] = [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": tool.name,
+                        "description": tool.description,
+                        "parameters": of_object(tool.parameters),
+                    },
+                }
+                for tool in request.tools
+            ]
         if "stream_options" not in left_out:
             arguments["stream_options"] = {"include_usage": True}
         if request.json_schema is not None and "schema" in left_out:
@@ -126,6 +149,57 @@ class OpenAIShapedProvider(HttpProvider):
         if body:
             arguments["extra_body"] = body
         return arguments
+
+
+class CallsInParts:
+    """The calls of a streamed answer, put together from their parts.
+
+    Parts of a call have its `index`. Servers that send each call whole may leave that out, or say 0 for all of them;
+    then a new `id` begins the next call.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[_Parts] = []
+
+    def take(self, part: Any) -> None:
+        """The next part of the stream's `delta.tool_calls`."""
+        index = part.index
+        known = [call for call in self._calls if call.index == index] if index is not None else self._calls
+        if not known or (part.id and known[-1].id and part.id != known[-1].id):
+            known = [_Parts(index)]
+            self._calls += known
+        call, function = known[-1], part.function
+        call.id = call.id or part.id or ""
+        if function is not None:
+            call.name += function.name or ""
+            call.arguments.append(function.arguments or "")
+
+    def whole(self, turns: int) -> tuple[ToolCall, ...]:
+        """The calls in order. A call without an id gets one that no other has in a conversation of so many turns."""
+        return tuple(
+            ToolCall(call.id or f"call_{turns}_{number}", call.name, "".join(call.arguments))
+            for number, call in enumerate(self._calls)
+        )
+
+
+class _Parts:
+    def __init__(self, index: int | None) -> None:
+        self.index = index
+        self.id = ""
+        self.name = ""
+        self.arguments: list[str] = []
+
+
+def _turn(turn: Message) -> dict[str, Any]:
+    if turn.role == "tool":
+        return {"role": "tool", "tool_call_id": turn.tool_call_id, "content": turn.content}
+    if not turn.tool_calls:
+        return {"role": turn.role, "content": turn.content}
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in turn.tool_calls
+    ]
+    return {"role": turn.role, "content": turn.content or None, "tool_calls": calls}
 
 
 def fits_strict_mode(schema: Any) -> bool:

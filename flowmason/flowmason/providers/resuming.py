@@ -32,12 +32,12 @@ async def ask_through(
 
     The response is the whole answer, its usage the sum of all parts; each part is a call of its own for `ask`.
     Nothing else than a lost connection is mended; an answer with a schema never is, for a grammar begins anew with each
-    call. Raises what `ask` raised; of an answer that had begun, `details.broke_off_after` says how many characters had
-    come.
+    call, nor is one that may call tools. Raises what `ask` raised; of an answer that had begun,
+    `details.broke_off_after` says how many characters had come.
     """
     text, pieces, usage = "", 0, Usage()
     broken: ProviderError | None = None
-    can = abilities_of(provider, request).continues and request.json_schema is None
+    can = abilities_of(provider, request).continues and request.json_schema is None and not request.tools
     for number in range(MOST_RESUMPTIONS + 1):
         asked = request if not text else _rest(request, text, pieces)
         part = _Part(text[len(text.rstrip()) :], on_delta)

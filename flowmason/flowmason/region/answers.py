@@ -10,7 +10,7 @@ import msgspec
 
 from flowmason.errors import UsageError
 from flowmason.ids import Digest, OrgId, sha256
-from flowmason.model import ModelResponse
+from flowmason.model import ModelResponse, ToolCall
 from flowmason.usage import Usage
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: str
     at: int
     """Milliseconds since the epoch at which the model gave it."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    blocks: tuple[dict[str, Any], ...] = ()
 
 
 def answer_key(org_id: OrgId, provider: ModelProvider, settings: dict[str, Any], request: ModelRequest) -> Digest:
@@ -60,10 +62,23 @@ class KeptAnswers:
             return None
 
     async def keep(self, key: Digest, response: ModelResponse, now: int) -> None:
-        """Keep a whole answer; one that was cut off, or refused, is not kept."""
-        if response.finish_reason != "stop":
+        """Keep a whole answer; one that was cut off or refused is not kept, nor one that calls a tool with a secret."""
+        if response.finish_reason not in ("stop", "tool_calls"):
             return
-        kept = Kept(self._masker.text(response.content), response.model, response.finish_reason, now)
+        try:
+            called = [*(msgspec.json.decode(call.arguments or "{}") for call in response.tool_calls), *response.blocks]
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return  # it calls nothing that could be called again
+        if self._masker.mask(called) != called:
+            return
+        kept = Kept(
+            self._masker.text(response.content),
+            response.model,
+            response.finish_reason,
+            now,
+            response.tool_calls,
+            response.blocks,
+        )
         try:
             await asyncio.to_thread(self._store.put, self._org_id, key, msgspec.msgpack.encode(kept))
         except OSError as error:
@@ -72,4 +87,5 @@ class KeptAnswers:
 
 def again(kept: Kept, provider: ModelProvider) -> ModelResponse:
     """A kept answer as an answer: it used nothing."""
-    return ModelResponse(kept.content, kept.model, kept.finish_reason, Usage(provider=provider.name, model=kept.model))
+    usage = Usage(provider=provider.name, model=kept.model)
+    return ModelResponse(kept.content, kept.model, kept.finish_reason, usage, kept.tool_calls, kept.blocks)

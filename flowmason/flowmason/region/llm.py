@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from flowmason.component import parse_json
 from flowmason.errors import Code, FlowMasonError
 from flowmason.ids import sha256
-from flowmason.model import ModelRequest, ModelResponse
+from flowmason.model import Message, ModelRequest, ModelResponse, Tool, abilities_of
 from flowmason.report import ASKED, Delta
 from flowmason.secrets import StreamMasker
 from flowmason.state import StageState
@@ -76,26 +78,78 @@ class StageLLM:
         on_piece: Callable[[str], None] | None = None,
     ) -> ModelResponse:
         """Ask once; see `flowmason.component.LLM.generate`. `on_piece` is told the text as it comes."""
-        settings = self._settings
         prompt, system_prompt = self._edited(prompt, system_prompt)
-        request = ModelRequest(
+        self._tell_asked(system_prompt, prompt, model)
+        request = self._request(model, temperature, max_tokens, stop_sequences, top_p)
+        request = msgspec.structs.replace(
+            request,
             prompt=prompt,
             system_prompt=system_prompt,
-            model=self._instead.model if self._instead is not None else model or settings.get("model"),
+            json_schema=dict(schema) if schema is not None else None,
+        )
+        return await self._ask(request, provider, on_piece)
+
+    async def step(
+        self,
+        turns: Sequence[Message],
+        tools: Sequence[Tool],
+        system_prompt: str | None,
+        *,
+        model: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        provider: str | None = None,
+        stop_sequences: Sequence[str] | None = None,
+        top_p: float | None = None,
+        on_piece: Callable[[str], None] | None = None,
+    ) -> ModelResponse:
+        """Ask for the next turn of a conversation with tools: an answer, or calls of tools.
+
+        Raises `flowmason.region.tool_words.NoStep` where the model was asked in words and its reply is neither.
+        """
+        from flowmason.region.tool_words import transcript
+
+        prompt, system_prompt = self._edited(turns[0].content, system_prompt)
+        turns = (msgspec.structs.replace(turns[0], content=prompt), *turns[1:])
+        self._tell_asked(system_prompt, transcript(turns), model)
+        request = self._request(model, temperature, max_tokens, stop_sequences, top_p)
+        request = msgspec.structs.replace(request, messages=turns, system_prompt=system_prompt, tools=tuple(tools))
+        return await self._ask(request, provider, on_piece)
+
+    def _tell_asked(self, system_prompt: str | None, prompt: str, model: str | None) -> None:
+        if self._run.region.debugged:
+            asked = {"system_prompt": system_prompt, "user_prompt": prompt, "model": self._model(model)}
+            self._context.logger.debug(ASKED, **asked)
+
+    def _model(self, asked: str | None) -> str | None:
+        return self._instead.model if self._instead is not None else asked or self._settings.get("model")
+
+    def _request(
+        self,
+        model: str | None,
+        temperature: float | None,
+        max_tokens: int | None,
+        stop_sequences: Sequence[str] | None,
+        top_p: float | None,
+    ) -> ModelRequest:
+        settings = self._settings
+        return ModelRequest(
+            model=self._model(model),
             temperature=_first(settings.get("temperature"), temperature),
             max_tokens=_first(settings.get("max_tokens"), max_tokens),
             top_p=_first(settings.get("top_p"), top_p),
             stop_sequences=tuple(stop_sequences or settings.get("stop_sequences") or ()),
-            json_schema=dict(schema) if schema is not None else None,
             prompt_cache=self._prompt_cache(),
             timeout_s=self._stage.stage.timeout_ms / 1000,
         )
-        if self._run.region.debugged:
-            asked = {"system_prompt": system_prompt, "user_prompt": prompt, "model": request.model}
-            self._context.logger.debug(ASKED, **asked)
 
+    async def _ask(
+        self, request: ModelRequest, provider: str | None, on_piece: Callable[[str], None] | None
+    ) -> ModelResponse:
+        """Ask the chosen provider, or its chain; a member that takes no tools is asked in words."""
+        settings = self._settings
         shown = StreamMasker(self._run.masker)
-        begun = False
+        begun = in_words = False
 
         def streamed(text: str) -> None:
             nonlocal begun
@@ -107,9 +161,14 @@ class StageLLM:
                 on_piece(text)
 
         from flowmason.providers import ask_in_turn, ask_through
+        from flowmason.region.tool_words import in_words_of, step_of
 
         async def ask(provider: str, request: ModelRequest) -> ModelResponse:
+            nonlocal in_words
             found = self._run.worker.services.provider(provider, self._run.region)
+            in_words = bool(request.tools) and not abilities_of(found, request).tools
+            if in_words:
+                request = in_words_of(request)
             chained = len(candidates) > 1
 
             async def once(found: ModelProvider, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
@@ -126,9 +185,10 @@ class StageLLM:
         name = self._provider_name(provider)
         candidates = self._candidates(name)
         try:
-            return await ask_in_turn(name, candidates, request, ask, lambda: begun)
+            response = await ask_in_turn(name, candidates, request, ask, lambda: begun)
         finally:
             self._delta(shown.end())
+        return step_of(response, request) if in_words else response
 
     async def generate_object(self, prompt: str, output: Any, **options: Any) -> Any:
         """The answer as an object; see `flowmason.component.LLM.generate_object`."""

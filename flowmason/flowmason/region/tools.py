@@ -1,23 +1,23 @@
-"""Tool use: the model says which tool it wants, the tool is run here, its result goes back, until there is an answer.
+"""Tool use: the model says which tools it wants, they are run here, their results go back, until there is an answer.
 
-The model is asked for one JSON object a step: `{"step": {"tool": …, "arguments": …}}` or `{"step": {"answer": …}}`.
-That is guided decoding where the server has it, and words with a repair where it has not, so that every provider can
-do it.
+A provider that takes tools is told of them in its own protocol; any other in words (`tool_words`). The steps, their
+limit and what is recorded are the same.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flowmason.component import parse_json
 from flowmason.errors import Code, FlowMasonError, StageError, did_you_mean
-from flowmason.model import ModelResponse
+from flowmason.model import Message, Tool, ToolCall
 from flowmason.policy import Effect
+from flowmason.region.tool_words import NoStep
 from flowmason.usage import Usage
 
 if TYPE_CHECKING:
@@ -32,10 +32,7 @@ _SHOWN = 20_000
 """Characters of a tool's result that the model is shown."""
 _BAD_STEPS = 3
 """Steps in a row that are no step at all, before the stage fails."""
-_RULES = (
-    "You can use tools. Reply with one JSON object and nothing else: "
-    '{"step": {"tool": NAME, "arguments": {…}}} to call a tool, or {"step": {"answer": TEXT}} once you know the answer.'
-)
+_SPOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Call = Callable[[dict[str, Any]], Awaitable[Any]]
 
@@ -88,90 +85,106 @@ async def use_tools(
     **options: Any,
 ) -> ToolAnswer:
     """See `flowmason.component.LLM.use_tools`."""
-    known = {tool.name: tool for tool in await _tools(run, stage, context, tools)}
-    listed = [{"name": t.name, "description": t.description, "arguments": t.schema} for t in known.values()]
-    system = "\n\n".join(part for part in (system_prompt, _RULES, f"Tools: {_json(listed)}") if part)
-    schema = _step_schema(list(known.values()))
-    asked, usage, bad = prompt, Usage(), 0
+    known = _spoken(await _tools(run, stage, context, tools))
+    told = [Tool(name, tool.description, tool.schema) for name, tool in known.items()]
+    turns, usage, bad = [Message("user", prompt)], Usage(), 0
     calls: list[dict[str, Any]] = []
     while True:
-        response: ModelResponse = await llm.generate(asked, system_prompt=system, schema=schema, **options)
-        usage = usage + response.usage
-        step, reason = _step(response, known)
-        if step is None:
-            bad += 1
+        try:
+            response = await llm.step(turns, told, system_prompt, **options)
+        except NoStep as refused:
+            usage, bad = usage + refused.response.usage, bad + 1
             if bad >= _BAD_STEPS:
                 raise StageError(
-                    f"the model's answer is no step, even after {_BAD_STEPS - 1} repairs: {reason}",
+                    f"the model's answer is no step, even after {_BAD_STEPS - 1} repairs: {refused}",
                     code=Code.BAD_ANSWER,
-                    details={"answer": response.content[:1500], "model": response.model},
-                )
-            asked += f"\n\nYour last reply was refused: {reason}"
+                    details={"answer": refused.response.content[:1500], "model": refused.response.model},
+                ) from refused
+            turns.append(Message("user", f"Your last reply was refused: {refused}"))
             continue
-        bad = 0
-        if "answer" in step:
-            return ToolAnswer(step["answer"], response.model, response.finish_reason, usage, tuple(calls))
-        if len(calls) >= max_steps:
+        usage, bad = usage + response.usage, 0
+        wanted = response.tool_calls
+        if not wanted:
+            return ToolAnswer(response.content, response.model, response.finish_reason, usage, tuple(calls))
+        if len(calls) + len(wanted) > max_steps:
             raise StageError(
-                f"the model called {max_steps} tools and wanted another one",
+                f"the model called {len(calls)} tools and wanted {len(wanted)} more; {max_steps} are allowed",
                 code=Code.TOOL_STEPS_EXCEEDED,
                 details={"tool_calls": calls},
                 help="Raise max_steps, or say in the prompt when it is to stop.",
             )
-        called = await _called(known[step["tool"]], step["arguments"], context, len(calls) + 1)
-        calls.append(called)
-        said = {key: called[key] for key in ("result", "error") if key in called}
-        text = _json(said)
-        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… (cut: {len(text)} characters)"
-        asked += f"\n\nYou called {step['tool']} with {_json(step['arguments'])}. It gave: {shown}"
+        results: list[Message] = []
+        understood: list[ToolCall] = []
+        for call in wanted:
+            cut = response.finish_reason == "length" and call is wanted[-1]
+            called = await _called(known, call, cut, context, len(calls) + 1)
+            calls.append(called)
+            results.append(_result(call, called))
+            understood.append(_sendable(call))
+        turns.append(Message("assistant", response.content, tuple(understood), blocks=response.blocks))
+        turns += results
 
 
-async def _called(tool: _Tool, arguments: dict[str, Any], context: StageContext, number: int) -> dict[str, Any]:
-    called: dict[str, Any] = {"tool": tool.name, "arguments": arguments}
-    try:
-        called["result"] = await tool.call(arguments)
-    except FlowMasonError as error:
-        if error.failure.code == Code.OUTCOME_UNKNOWN:
-            raise  # nobody may go on as if it had not happened
-        called["error"] = {"code": error.failure.code, "message": str(error)}
-    context.logger.info(f"tool {number}: {tool.name}", **called)
+async def _called(
+    known: Mapping[str, _Tool], call: ToolCall, cut: bool, context: StageContext, number: int
+) -> dict[str, Any]:
+    """Make one call. What is wrong with it, and what goes wrong in it, is its result."""
+    tool, arguments = known.get(call.name), _object(call.arguments)
+    name = call.name if tool is None else tool.name
+    called: dict[str, Any] = {"tool": name, "arguments": call.arguments if arguments is None else arguments}
+    reason = None
+    if tool is None:
+        near = did_you_mean(call.name, list(known))
+        reason = f"there is no tool {call.name!r}" + (f"; did you mean {near!r}?" if near else "")
+    elif cut:
+        reason = "the call was cut off: the reply was longer than max_tokens"
+    elif arguments is None:
+        reason = "arguments must be a JSON object"
+    if tool is None or arguments is None or reason is not None:
+        called["error"] = {"code": Code.INVALID_INPUT, "message": reason}
+    else:
+        try:
+            called["result"] = await tool.call(arguments)
+        except FlowMasonError as error:
+            if error.failure.code == Code.OUTCOME_UNKNOWN:
+                raise  # nobody may go on as if it had not happened
+            called["error"] = {"code": error.failure.code, "message": str(error)}
+    context.logger.info(f"tool {number}: {name}", **called)
     return called
 
 
-def _step(response: ModelResponse, known: Mapping[str, _Tool]) -> tuple[dict[str, Any] | None, str]:
+def _result(call: ToolCall, called: Mapping[str, Any]) -> Message:
+    """What the model is told of a call."""
+    text = _json({key: called[key] for key in ("result", "error") if key in called})
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… (cut: {len(text)} characters)"
+    return Message("tool", shown, tool_call_id=call.id, failed="error" in called)
+
+
+def _object(text: str) -> dict[str, Any] | None:
     try:
-        found = parse_json(response.content)
-    except StageError as error:
-        return None, str(error)
-    step = found.get("step", found) if isinstance(found, dict) else None
-    if not isinstance(step, dict):
-        return None, 'an object with the key "step" is expected'
-    if isinstance(step.get("answer"), str):
-        return step, ""
-    name, arguments = step.get("tool"), step.get("arguments", {})
-    if not isinstance(name, str) or name not in known:
-        near = did_you_mean(str(name), list(known))
-        return None, f"there is no tool {name!r}" + (f"; did you mean {near!r}?" if near else "")
-    if not isinstance(arguments, dict):
-        return None, "arguments must be an object"
-    return {"tool": name, "arguments": arguments}, ""
+        found = msgspec.json.decode(text or "{}")
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
-def _step_schema(tools: Sequence[_Tool]) -> dict[str, Any]:
-    def closed(**properties: Any) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
+def _sendable(call: ToolCall) -> ToolCall:
+    """The call as it goes back to the model: servers refuse a conversation with arguments that are no object."""
+    if call.arguments and _object(call.arguments) is not None:
+        return call
+    return msgspec.structs.replace(call, arguments="{}")
 
-    def arguments(tool: _Tool) -> dict[str, Any]:
-        # A schema with references cannot be put inside another one; its arguments are checked when they come.
-        return {"type": "object"} if "$defs" in tool.schema or "$ref" in tool.schema else tool.schema
 
-    steps = [closed(tool={"type": "string", "enum": [tool.name]}, arguments=arguments(tool)) for tool in tools]
-    return closed(step={"anyOf": [*steps, closed(answer={"type": "string"})]})
+def _spoken(tools: Sequence[_Tool]) -> dict[str, _Tool]:
+    """The tools by names that all providers take."""
+    found = {tool.name: tool for tool in tools if _SPOKEN.fullmatch(tool.name)}
+    for number, tool in enumerate(tools):
+        if tool.name not in found or found[tool.name] is not tool:
+            name = re.sub(r"[^A-Za-z0-9_-]", "_", tool.name)[:50]
+            while name in found:
+                name = f"{name[:50]}_{number}"
+            found[name or f"tool_{number}"] = tool
+    return found
 
 
 async def _tools(
