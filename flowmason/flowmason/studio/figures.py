@@ -2,7 +2,8 @@
 
 They come from the rows of runs, so that every replica says the same and a restart forgets nothing. What waits and what
 is walked is counted as it is now, by partial indexes. All else is counted over the runs that were submitted within
-`WINDOW_MS`, so that the cost of a question is bounded by a day's runs, however many are kept.
+`WINDOW_MS`, so that the cost of a question is bounded by a day's runs, however many are kept. Statements are written so
+that SQLite, which keeps no statistics, takes these indexes: `tests/studio/test_figures.py` asks it for its plans.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BUCKETS_S = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
 _runs = sa.table(
     "runs",
     *(sa.column(name, sa.Text) for name in ("org_id", "status", "owner", "summary")),
-    sa.column("created_at", sa.BigInteger),
+    *(sa.column(name, sa.BigInteger) for name in ("created_at", "wake_at")),
 )
 _columns = _runs.c
 
@@ -68,25 +69,29 @@ class Figures(msgspec.Struct, frozen=True):
 
 def figures(system: System, now: int, orgs: Sequence[OrgId] | None = None) -> Figures:
     """The figures of these orgs; None: of all that the transaction sees. Blocks."""
-    mine: list[sa.ColumnElement[bool]] = [] if orgs is None else [_columns.org_id.in_(orgs)]
-    return Figures(_now(system, mine), _past(system, mine, now - WINDOW_MS))
+    return Figures(_now(system, orgs), _past(system, orgs, now - WINDOW_MS))
 
 
-def _now(system: System, mine: list[sa.ColumnElement[bool]]) -> tuple[Now, ...]:
-    # The conditions are those of the partial indexes: written out, since a bound parameter would not match them.
-    waiting = sa.select(_columns.org_id, sa.func.count(), sa.func.min(_columns.created_at)).where(
-        sa.text("owner IS NULL AND status IN ('queued', 'running')"), *mine
-    )
-    walked = sa.select(_columns.org_id, sa.func.count()).where(sa.text("owner IS NOT NULL"), *mine)
-    queued: list[Any] = list(system.execute(waiting.group_by(_columns.org_id)))
-    found = {org: Now(org, waiting=count, oldest=oldest) for org, count, oldest in queued}
-    held: list[Any] = list(system.execute(walked.group_by(_columns.org_id)))
-    for org, count in held:
-        found[org] = msgspec.structs.replace(found.get(org, Now(org)), walked=count)
-    return tuple(found[org] for org in sorted(found))
+def _now(system: System, orgs: Sequence[OrgId] | None) -> tuple[Now, ...]:
+    # The conditions are those of the partial indexes: written out, since a bound parameter would not match them. Where
+    # the index does not begin with the org, that is compared as an expression, lest SQLite read all of an org's runs by
+    # `runs_by_age` for the few that are held.
+    mine, also_mine = ([] if orgs is None else [org.in_(orgs)] for org in (_columns.org_id, _columns.org_id.concat("")))
+    waits = "owner IS NULL AND status IN ('queued', 'running')"
+    since = _columns.created_at.label("since")
+    parts = sa.union_all(
+        sa.select(_columns.org_id, since).where(sa.text(f"{waits} AND wake_at IS NULL"), *mine),
+        sa.select(_columns.org_id, since).where(sa.text(f"{waits} AND wake_at IS NOT NULL"), *also_mine),
+        sa.select(_columns.org_id, sa.null().label("since")).where(sa.text("owner IS NOT NULL"), *also_mine),
+    ).subquery()
+    org, waiting_since = parts.c
+    waiting = sa.func.count(waiting_since)
+    asked = sa.select(org, waiting, sa.func.min(waiting_since), sa.func.count() - waiting)
+    rows: list[Any] = list(system.execute(asked.group_by(org).order_by(org)))
+    return tuple(Now(*row) for row in rows)
 
 
-def _past(system: System, mine: list[sa.ColumnElement[bool]], since: int) -> tuple[Past, ...]:
+def _past(system: System, orgs: Sequence[OrgId] | None, since: int) -> tuple[Past, ...]:
     said: Any = (
         sa.cast(_columns.summary, sa.JSON)
         if system.dialect == "postgresql"
@@ -109,8 +114,9 @@ def _past(system: System, mine: list[sa.ColumnElement[bool]], since: int) -> tup
         sa.func.coalesce(sa.func.sum(duration), 0),
         sa.func.count(duration),
         *(sa.func.count(sa.case((duration <= round(bound * 1000), 1))) for bound in BUCKETS_S),
-    ).where(_columns.created_at >= since, *mine)
-    rows: list[Any] = list(system.execute(asked.group_by(_columns.org_id, _columns.status)))
+    ).where(_columns.created_at >= since, *([] if orgs is None else [_columns.org_id.in_(orgs)]))
+    # Grouped by the org first, SQLite would go through every run there is, in the order of `runs_by_age`.
+    rows: list[Any] = list(system.execute(asked.group_by(_columns.status, _columns.org_id)))
     return tuple(
         Past(
             org_id=row[0],
