@@ -1,4 +1,4 @@
-"""A Studio on PostgreSQL with two conductors and Ray's own state in Redis: the servers and the head are killed."""
+"""A Studio on PostgreSQL with two conductors, and a Redis for each of its uses: what it stands on is killed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
-from faults.servers import redis_server
+from faults.kit import wait_for
+from faults.servers import RedisServer, redis_server
 from faults.studio_kit import Load, StudioProcess, during
 from flowmason.studio import schema
 from flowmason.studio.scope import StudioStore
@@ -22,18 +24,36 @@ HEAD_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Iterator[StudioProcess]:
-    """A Studio on PostgreSQL with two replicas, two conductors, and a Redis for the GCS."""
+def gcs_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The Redis in which Ray keeps its own state."""
+    with redis_server(tmp_path_factory.mktemp("redis"), "gcs") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def limits_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The Redis in which the replicas count requests."""
+    with redis_server(tmp_path_factory.mktemp("redis"), "limits") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def studio(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_server: PostgresServer,
+    gcs_redis: RedisServer,
+    limits_redis: RedisServer,
+) -> Iterator[StudioProcess]:
+    """A Studio on PostgreSQL with two replicas, two conductors, and a Redis for each of its uses."""
     root: Path = tmp_path_factory.mktemp("studio")
     database = postgres_server.url(postgres_server.new_database())
-    with redis_server(root) as redis:
-        options = ("--replicas", "2", "--conductors", "2", "--num-cpus", "2", "--gcs-redis", redis)
-        made = StudioProcess(root, *options, database=database)
-        try:
-            made.start()
-            yield made
-        finally:
-            left = made.close()
+    options = ("--replicas", "2", "--conductors", "2", "--num-cpus", "2", "--gcs-redis", gcs_redis.url)
+    made = StudioProcess(root, *options, database=database, REDIS_URL=limits_redis.url)
+    try:
+        made.start()
+        yield made
+    finally:
+        left = made.close()
         assert not left, f"`fm studio stop` left {left}"
 
 
@@ -64,6 +84,66 @@ async def test_the_head_is_killed_and_finds_its_state_in_redis(studio: StudioPro
         killed = await during(load, RUNS, studio.kill_head)
         print("\nhead", await load.verify(killed, HEAD_S))
     assert studio.status()["restarts"] == restarts + 1
+
+
+async def test_the_redis_of_the_limits_is_killed_and_comes_back(
+    studio: StudioProcess, limits_redis: RedisServer
+) -> None:
+    said: list[int] = []
+
+    def sign_in() -> int:
+        body = {"email": "nobody@example.com", "password": "a wrong password"}
+        return httpx2.post(f"{studio.url}/api/v1/auth/login", json=body, timeout=20).status_code
+
+    def strike() -> None:
+        limits_redis.kill()
+        said.append(sign_in())
+        time.sleep(3.0)
+        limits_redis.start_again(empty=True)
+
+    async with Load(studio, "limits") as load:
+        await during(load, 60, strike)
+        print("\nlimits", await load.verify())
+        # Whoever has a key is counted by each replica for itself; nobody signs in uncounted.
+        assert set(load.refused) <= {"429"}, load.refused
+    assert said == [503]
+    wait_for(lambda: sign_in() == 401, what="sign-ins are counted again", within_s=20)
+
+
+async def test_the_redis_of_the_gcs_is_killed_and_comes_back_empty(
+    studio: StudioProcess, gcs_redis: RedisServer
+) -> None:
+    def strike() -> float:
+        gcs_redis.kill()
+        killed = time.time()
+        time.sleep(3.0)
+        gcs_redis.start_again(empty=True)
+        return killed
+
+    restarts = studio.status().get("restarts", 0)
+    async with Load(studio, "gcs") as load:
+        killed = await during(load, RUNS, strike)
+        print("\ngcs", await load.verify(killed, HEAD_S))
+    # Ray does not go on without it: a new head starts on what Redis has, here nothing.
+    assert studio.status()["restarts"] == restarts + 1
+
+
+async def test_postgres_and_both_redises_are_killed_together_and_come_back(
+    studio: StudioProcess, postgres_server: PostgresServer, gcs_redis: RedisServer, limits_redis: RedisServer
+) -> None:
+    def strike() -> None:
+        for server in (postgres_server, gcs_redis, limits_redis):
+            server.kill()
+        time.sleep(3.0)
+        for server in (gcs_redis, limits_redis, postgres_server):
+            server.start_again()
+
+    restarts = studio.status().get("restarts", 0)
+    async with Load(studio, "all") as load:
+        await during(load, RUNS, strike)
+        print("\nall", await load.verify())
+    assert studio.status()["restarts"] == restarts + 1
+    assert load.refused, "nobody noticed"
 
 
 async def test_a_full_queue_says_when_to_come_again(studio: StudioProcess) -> None:
