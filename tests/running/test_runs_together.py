@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
+from flowmason.assembly.hosting import post
 from flowmason.conductor import Conductor, new_run
-from flowmason.errors import Code, Failure
-from flowmason.event import Recorded, StageFailed, StageFinished, StageLost
+from flowmason.errors import Code, Failure, FencedError
+from flowmason.event import Recorded, StageFailed, StageFinished, StageLost, StageStarted
 from flowmason.executor import Capacity
 from flowmason.ids import LOCAL_ORG, Ids, OrgId, RunId
-from flowmason.journal import TERMINAL
+from flowmason.journal import TERMINAL, Append
 from flowmason.journal_memory import MemoryJournal
 from flowmason.plan import Plan
 from flowmason.policy import Placement, Resources
@@ -169,3 +170,128 @@ async def test_what_bounds_its_concurrency_or_travels_stage_by_stage_has_a_task_
     options: list[Mapping[str, Any]] = [{"max_concurrency": 4}, {"lone_stages": True}]
     await _walk(engine, recorder, [(plan, options[n % 2]) for n in range(10)])
     assert {len(regions) for regions in recorder.tasks} == {1}
+
+
+class Stubborn(Recorder):
+    """Two slots; what is under way ends in its own time, whoever cancels it."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.ended: list[str] = []
+        """Names of the regions that did."""
+
+    def capacity(self) -> Capacity:
+        return Capacity(task_slots=2, host_slots=2)
+
+    async def cancel(self, region_id: str, *, grace_s: float) -> None:
+        pass
+
+    async def submit(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
+        self.tasks.append(list(regions))
+        async for report in self._inner.submit(regions):
+            yield report
+        self.ended += [region.name for region in regions]
+
+    async def has(self, count: int) -> None:
+        """Wait until so many tasks were submitted."""
+        async with asyncio.timeout(10):
+            while len(self.tasks) < count:
+                await asyncio.sleep(0.005)
+
+
+class Taken(MemoryJournal):
+    """Says, once `gate` is open, of runs of which an effect is to start: they belong to another conductor now."""
+
+    def __init__(self, org: str) -> None:
+        super().__init__()
+        self.org, self.gate, self.asked = org, asyncio.Event(), asyncio.Event()
+
+    async def append(self, append: Append) -> int:
+        if append.org_id == self.org and any(isinstance(event, StageStarted) for event in append.events):
+            self.asked.set()
+            await self.gate.wait()
+            raise FencedError("taken")
+        return await super().append(append)
+
+
+class Together:
+    """A conductor with a stubborn executor."""
+
+    def __init__(self, engine: Engine, journal: MemoryJournal) -> None:
+        self.executor, self.journal = Stubborn(engine), journal
+        self._engine, self._ids = engine, Ids(time.time)
+        self.conductor = Conductor(
+            journal=journal,
+            values=engine.values,
+            executor=self.executor,
+            now=_ms,
+            ids=self._ids,
+            rng=random.Random(1),
+            poll_s=0.02,
+        )
+
+    async def submit(self, org: str, *stages: dict[str, Any]) -> RunId:
+        """A run of an org; a pipeline is called as the org is."""
+        run = new_run(
+            _plan(self._engine, *stages, name=org),
+            {},
+            run_id=self._ids.run(),
+            now=_ms(),
+            by="test",
+            values=self._engine.values,
+            org_id=OrgId(org),
+            options={"lone_stages": True},
+        )
+        await self.journal.submit(run)
+        self.conductor.nudge()
+        return run.run_id
+
+    async def over(self, run_id: RunId) -> None:
+        """Wait until a run has ended."""
+        async with asyncio.timeout(10):
+            while (row := await self.journal.row(run_id)) is None or row.status not in TERMINAL:
+                await asyncio.sleep(0.005)
+
+    async def end(self, running: asyncio.Task[None]) -> None:
+        """Let what is under way end, and the conductor."""
+        async with asyncio.timeout(10):
+            while "a/long" not in self.executor.ended:
+                await asyncio.sleep(0.005)
+        self.conductor.stop()
+        await running
+
+
+async def test_a_run_that_is_over_keeps_no_place_from_those_that_wait(engine: Engine) -> None:
+    """It waited for a place, and was cancelled while what it had under way took its time to end."""
+    there = Together(engine, MemoryJournal())
+    running = asyncio.create_task(there.conductor.run())
+    then = {**_say("then"), "depends_on": ["soon"]}
+    first = await there.submit("a", _say("long", seconds=1.0), _say("soon", seconds=0.2), then)
+    await there.executor.has(2)
+    await there.submit("b", _say("middle", seconds=0.4))
+    await there.executor.has(3)
+    third = await there.submit("c", _say("last"))
+    await asyncio.sleep(0.1)
+    assert len(there.executor.tasks) == 3, "both slots are taken"
+    await post(there.journal, first, "cancel")
+    there.conductor.nudge()
+    await there.over(third)
+    assert "b/middle" in there.executor.ended and "a/long" not in there.executor.ended
+    await there.end(running)
+
+
+async def test_a_run_that_is_taken_away_gives_back_the_places_of_what_it_did_not_send(engine: Engine) -> None:
+    """While another run waited for one, and something that it had sent took its time to end."""
+    journal = Taken("a")
+    there = Together(engine, journal)
+    running = asyncio.create_task(there.conductor.run())
+    await there.submit("a", _say("long", seconds=1.0), *({**_say(f"call{n}"), "component": "touch"} for n in range(2)))
+    await there.executor.has(1)
+    await journal.asked.wait()
+    second = await there.submit("b", {**_say("call"), "component": "touch"})
+    await asyncio.sleep(0.1)
+    assert len(there.executor.tasks) == 1, "both places are kept"
+    journal.gate.set()
+    await there.over(second)
+    assert there.executor.ended == ["b/call"]
+    await there.end(running)

@@ -234,7 +234,6 @@ class Conductor:
             full = len(self._tasks) >= self._capacity
             self._tasks.pop(row.run_id, None)
             self.walkers.pop(row.run_id, None)
-            self.traffic.offer_room(row.run_id)
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("walking run %s failed", row.run_id, exc_info=error)
                 self.failures[row.run_id] = JournalError(f"the conductor failed: {error!r}", code=Code.INTERNAL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 
 from flowmason.conductor.dispatcher import Room
 from flowmason.conductor.flights import Flight
@@ -76,9 +77,21 @@ class Traffic:
         free = slots - self._taken[Placement.TASK] - sum(-(-count // self.crowd) for count in coming.values())
         return max(0, min(free, free * self.crowd - own))
 
-    def await_room(self, run_id: RunId, org_id: OrgId, placement: Placement) -> None:
-        """Nudge the run's walker once there is room; who asked first comes first."""
-        self._awaiting[placement].setdefault(run_id, org_id)
+    def await_room(self, run_id: RunId, org_id: OrgId, placements: AbstractSet[Placement]) -> None:
+        """Nudge the run's walker once there is room in these, and for no other: what it wanted there is settled.
+
+        Who asked first comes first.
+        """
+        for placement, waiting in self._awaiting.items():
+            if placement in placements:
+                waiting.setdefault(run_id, org_id)
+            else:
+                waiting.pop(run_id, None)
+
+    def leave(self, run_id: RunId, org_id: OrgId) -> None:
+        """The run wants nothing more: room that was kept for it is offered to others at once."""
+        self.await_room(run_id, org_id, frozenset())
+        self.offer_room(run_id)
 
     def offer_room(self, run_id: RunId | None = None) -> None:
         """Nudge as many of the walkers that wait for room as there is room. `run_id` has taken what it wanted."""

@@ -130,6 +130,7 @@ class Walker:
         self._overdue(batch)
         effects: list[Flight] = []
         while True:
+            short: set[Placement] = set()
             self._advance(batch)
             if self.state.ended or self.state.pausing or self.state.status is not Status.RUNNING:
                 break
@@ -146,12 +147,12 @@ class Walker:
             self._traffic.reserve(waiting)
             if dispatched.grow is not None:
                 self._conductor.treasury.grow_later(self.row.org_id, dispatched.grow)
-            for placement in dispatched.short:
-                self._traffic.await_room(self.row.run_id, self.row.org_id, placement)
+            short = dispatched.short
             for event in (*dispatched.events, *dispatched.stops):
                 self._apply(event, batch)
             if not any(isinstance(event, ev.StageFailed) for event in dispatched.events):
                 break
+        self._traffic.await_room(self.row.run_id, self.row.org_id, short)
         self._traffic.offer_room(self.row.run_id)
         if self.state.pausing and self.state.status is Status.RUNNING and not self.flights:
             self._apply(ev.RunPaused(), batch)
@@ -304,7 +305,7 @@ class Walker:
         task.add_done_callback(self._helpers.discard)
 
     async def _land(self) -> None:
-        """The run is no longer walked here: end what is still in the air."""
+        """The run is no longer walked here: end what is still in the air. Others need not wait for that with theirs."""
         flights = [flight for flight in self.flights.by_id.values() if not flight.landed]
         waiters: list[asyncio.Future[None]] = []
         for flight in flights:
@@ -317,6 +318,7 @@ class Walker:
             waiters.append(flight.waiter)
             if not flight.cancelling:
                 self._help(self._conductor.executor.cancel(flight.region.id, grace_s=CANCEL_GRACE_S))
+        self._traffic.leave(self.row.run_id, self.row.org_id)
         if waiters:
             await asyncio.wait([*waiters, *self._helpers], timeout=2 * CANCEL_GRACE_S)
         for flight in flights:
