@@ -245,17 +245,20 @@ class Load:
     async def follow(self, run: str) -> None:
         """Read a run's stream to its end, again from where it was whenever it breaks."""
         seen = self.seen[run]
+        place = ""
         deadline = time.monotonic() + 150.0
         while time.monotonic() < deadline:
             self.connections[run] += 1
-            headers = {"Last-Event-ID": str(seen[-1])} if seen else {}
+            headers = {"Last-Event-ID": place} if place else {}
             try:
                 async with self.client.stream("GET", f"/api/v1/runs/{run}/stream", headers=headers) as answer:
                     if answer.status_code == 204:
                         return
                     async for line in answer.aiter_lines():
                         if line.startswith("id: "):
-                            seen.append(int(line[4:]))
+                            place = line[4:]
+                            if place.isdecimal():
+                                seen.append(int(place))
             except httpx2.TransportError:
                 pass
             await asyncio.sleep(0.3)

@@ -169,7 +169,7 @@ def awaited(studio: Studio, run_id: str, states: set[str], timeout_s: float = 20
 
 
 def sse(studio: Studio, run_id: str, **headers: str) -> list[dict[str, Any]]:
-    """Every event of a run's stream, to its end: `id`, `event` and `data` (parsed)."""
+    """Every event of a run's stream, to its end: `id` (the reader's place), `event` and `data` (parsed)."""
     path, _, query = run_id.partition("?")
     address = f"/api/v1/runs/{path}/stream" + (f"?{query}" if query else "")
     answer = studio.client.get(address, headers={**studio.headers(), **headers})
@@ -179,10 +179,12 @@ def sse(studio: Studio, run_id: str, **headers: str) -> list[dict[str, Any]]:
 
 
 def parsed(text: str) -> list[dict[str, Any]]:
-    """The events in a text of Server-Sent Events, without comments."""
-    found = []
+    """The events in a text of Server-Sent Events, each with the `id` that its reader remembers after it."""
+    found: list[dict[str, Any]] = []
     for block in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines() if line and not line.startswith(":"))
-        if fields:
+        if "data" in fields:
             found.append({**fields, "data": json.loads(fields["data"])})
+        elif "id" in fields:  # no event, says the standard, but the place from which its reader goes on
+            found[-1]["place"] = fields["id"]
     return found

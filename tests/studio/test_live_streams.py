@@ -9,7 +9,7 @@ from studio.kit import Studio
 
 
 def _seqs(events: list[dict[str, Any]]) -> list[int]:
-    return [int(event["id"]) for event in events if "id" in event]
+    return [int(event["id"]) for event in events if "event" not in event]
 
 
 def test_a_reader_that_comes_back_goes_on_where_it_was(studio: Studio) -> None:
@@ -25,8 +25,10 @@ def test_a_reader_that_comes_back_goes_on_where_it_was(studio: Studio) -> None:
     assert over.status_code == 204
     beyond = studio.client.get(f"{address}?after={last + 1}", headers=studio.headers())
     assert beyond.status_code == 400
-    garbage = studio.client.get(address, headers={**studio.headers(), "Last-Event-ID": "x"})
-    assert garbage.status_code == 400
+    for text in (b"x", b"1.", b".1", b"1.2.3", b"-1", b"\xb2", b"9" * 17):
+        headers = {name.encode(): item.encode() for name, item in studio.headers().items()}
+        garbage = studio.client.get(address, headers={**headers, b"Last-Event-ID": text})
+        assert garbage.status_code == 400, text
     assert studio.services.live.followed == 0
 
 

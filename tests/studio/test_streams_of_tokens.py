@@ -8,13 +8,13 @@ from typing import Any
 
 from websockets.asyncio.client import connect
 
-from flowmason.ids import StagePath
+from flowmason.ids import RunId, StagePath
 from flowmason.journal_sql import open_journal
-from flowmason.report import Delta
+from flowmason.report import Delta, LogLine
 from flowmason.studio.identity.permissions import Role
 from flowmason.values_fs import open_values
 from flowmason_serve_apps.studio.services import Services
-from studio.conducting import awaited, conducting, listening, made, started
+from studio.conducting import awaited, conducting, listening, made, parsed, sse, started
 from studio.kit import Studio
 
 WORDS = [f"word{number}" for number in range(60)]
@@ -86,6 +86,42 @@ def test_a_reader_that_is_cut_off_misses_no_token_and_sees_none_twice(studio: St
     assert told == [each for each in steady.deltas if each[0] == "tell"]
     assert "".join(text for *_, text in told) == " ".join(WORDS)
     assert len({each[:3] for each in other.deltas}) == len(other.deltas)
+
+
+def test_a_reader_of_server_sent_events_that_comes_back_is_told_nothing_twice(studio: Studio) -> None:
+    run = started(studio, made(studio, document())["id"])["id"]
+
+    async def stored() -> None:
+        journal = open_journal(studio.services.settings.database_url)
+        lines = [LogLine(("wait",), 1, n, 5, "info", f"line {n}") for n in range(1, 4)]
+        await journal.add_side(studio.org, RunId(run), lines[:2], [])
+        await journal.add_side(studio.org, RunId(run), lines[2:], [])
+        await journal.close()
+
+    with conducting(studio.services.settings, {"providers": {"default": "mock", "mock": {}}}):
+        done = awaited(studio, run, {"completed"})
+    asyncio.run(stored())
+    told = sse(studio, run)
+    assert [each["data"]["message"] for each in told if each.get("event") == "log"] == ["line 1", "line 2", "line 3"]
+    assert [int(each["id"]) for each in told if "event" not in each] == list(range(1, done["seq"] + 1))
+    address = f"/api/v1/runs/{run}/stream"
+    for number, last in enumerate(told[:-1]):
+        place = last.get("place") or last["id"]
+        answer = studio.client.get(address, headers={**studio.headers(), "Last-Event-ID": place})
+        rest = parsed(answer.text)
+        assert [each["data"] for each in rest] == [each["data"] for each in told[number + 1 :]][: len(rest)]
+        # Nothing is left after the last line: who comes back then is told not to.
+        assert answer.status_code == (204 if number == len(told) - 2 else 200), (place, answer.text)
+        assert len(rest) == (0 if answer.status_code == 204 else len(told) - number - 1)
+
+
+def test_an_event_after_lines_beside_it_says_where_its_reader_is_among_both(studio: Studio) -> None:
+    run = started(studio, made(studio, document())["id"])["id"]
+    with conducting(studio.services.settings, {"providers": {"default": "mock", "mock": {}}}):
+        awaited(studio, run, {"completed"})
+    events = sse(studio, f"{run}?side_after=7")
+    assert [each["place"] for each in events[:-1]] == [f"{each['id']}.7" for each in events[:-1]]
+    assert not any("place" in each for each in sse(studio, f"{run}?side=false"))
 
 
 def test_another_attempt_is_marked_for_a_reader_that_was_away_when_the_first_one_ended(studio: Studio) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any
@@ -15,11 +16,10 @@ from flowmason.errors import UsageError
 from flowmason.ids import RunId
 from flowmason.journal import TERMINAL
 from flowmason_serve_apps.studio.details import no_run
-from flowmason_serve_apps.studio.live import Live
 from flowmason_serve_apps.studio.models.events import EventPage
 from flowmason_serve_apps.studio.routes.parts import Given, Limit, RunReader, json_response
 from flowmason_serve_apps.studio.routes.runs import Run
-from flowmason_serve_apps.studio.wire import Item, Resets, events_page
+from flowmason_serve_apps.studio.wire import Item, Resets, events_page, side_pages
 
 log = logging.getLogger("flowmason.studio")
 
@@ -27,6 +27,7 @@ router = APIRouter(tags=["streams"])
 SLOW_S = 30.0
 """A reader that takes nothing for so long is let go; it can come back with the last id that it saw."""
 After = Annotated[int, Query(ge=0, le=2**53, description="Events after this seq.")]
+_PLACE = re.compile(r"([0-9]{1,16})(?:\.([0-9]{1,16}))?")
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -59,31 +60,35 @@ async def stream(
     after: After = 0,
     side_after: Annotated[int, Query(ge=0, le=2**53, description="Lines and deltas after this number.")] = 0,
     side: Annotated[bool, Query(description="Whether log lines and token deltas are wanted.")] = True,
-    last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+    last_event_id: Annotated[str | None, Header(max_length=40)] = None,
 ) -> Response:
     """A run's journal as Server-Sent Events, to its end: `id` is the seq, `data` the event.
 
-    Beside it `log`, `delta` and `reset` events (without id; deduplicate them by path, attempt and n), comments as
-    heartbeats, and a last event `end`. With Last-Event-ID (or `after`) it goes on where the reader was.
+    Beside it `log` and `delta` events, whose `id` is `seq.number`, `reset` events, comments as heartbeats, and a last
+    event `end`. With Last-Event-ID (or `after` and `side_after`) it goes on where the reader was, and repeats nothing.
     """
-    if last_event_id:
-        if not last_event_id.isdigit():
-            raise UsageError(f"Last-Event-ID {last_event_id!r} is no seq of an event")
-        after = max(after, int(last_event_id))
+    place = _PLACE.fullmatch(last_event_id or "0")
+    if place is None:
+        raise UsageError(f"Last-Event-ID {last_event_id!r} is no place in the stream of a run")
+    after, side_after = max(after, int(place[1])), max(side_after, int(place[2] or 0))
     row = await services.runs.org(caller.org_id).row(RunId(run_id))
     if row is None:
         raise no_run(run_id)
     if after > row.seq:
         raise UsageError(f"run {run_id} has {row.seq} events; it cannot be followed from {after}")
     if last_event_id and row.status in TERMINAL and after == row.seq:
-        return Response(status_code=204)
+        rest = (
+            await side_pages(services.runs, [(caller.org_id, row.run_id, side_after)], 1) if side and place[2] else []
+        )
+        if not any(rest):
+            return Response(status_code=204)
     following = services.live.follow(caller.org_id, row.run_id, after=after, side_after=side_after if side else None)
-    return EventStream(_lines(services.live, following))
+    return EventStream(_lines(following, after, side_after if side else None))
 
 
-async def _lines(live: Live, following: AsyncIterator[Item | None]) -> AsyncIterator[bytes]:
+async def _lines(following: AsyncIterator[Item | None], seq: int, number: int | None) -> AsyncIterator[bytes]:
+    """`seq` and `number` are where the reader is: of the journal, and of the lines beside it (None: it wants none)."""
     resets = Resets()
-    last = 0
     async with aclosing(following):  # type: ignore[type-var]
         async for item in following:
             if item is None:
@@ -92,11 +97,15 @@ async def _lines(live: Live, following: AsyncIterator[Item | None]) -> AsyncIter
                 reset = resets.before(item)
                 if reset is not None:
                     yield b"event: reset\ndata: " + reset + b"\n\n"
-                yield b"event: " + item.kind.encode() + b"\ndata: " + item.data + b"\n\n"
+                number = item.number
+                yield b"event: %b\nid: %d.%d\ndata: %b\n\n" % (item.kind.encode(), seq, number, item.data)
             else:
-                last = item.number
-                yield b"id: " + str(last).encode() + b"\ndata: " + item.data + b"\n\n"
-    yield b'event: end\ndata: {"seq":' + str(last).encode() + b"}\n\n"
+                seq = item.number
+                yield b"id: %d\ndata: %b\n\n" % (seq, item.data)
+                if number is not None:
+                    # An id without data is no event, but readers remember it: where they are beside the journal, too.
+                    yield b"id: %d.%d\n\n" % (seq, number)
+    yield b'event: end\ndata: {"seq":%d}\n\n' % seq
 
 
 class EventStream(Response):
