@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Protocol
 
 from flowmason.ids import Digest, OrgId
@@ -23,6 +24,10 @@ class ValueStore(Protocol):
 
         Raises `FlowMasonError` with code `STORAGE` where there is no room.
         """
+        ...
+
+    def put_file(self, org_id: OrgId, digest: Digest, file: Path) -> None:
+        """The same with the content of a file, which is read piece by piece; the file is left as it is."""
         ...
 
     def get(self, org_id: OrgId, digest: Digest) -> bytes:

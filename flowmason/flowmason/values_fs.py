@@ -13,10 +13,8 @@ import errno
 import os
 import re
 import secrets
-import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,6 +24,7 @@ from flowmason.ids import Digest, OrgId, sha256
 from flowmason.places import org_name, state_dir
 from flowmason.policy import LARGE
 from flowmason.values import ValueStore
+from flowmason.values_cache import Cache, Pages
 
 CACHE_BYTES = 64 * 1024 * 1024
 """How much of what it wrote and read a process keeps, over all stores. Large values are kept by who decodes them."""
@@ -33,6 +32,7 @@ PAGES_BYTES = 64 * 1024 * 1024
 """How much of the large values that it wrote last a process leaves in the system's page cache."""
 REWRITE_AFTER_S = 3600.0
 """A remote value that was put longer ago is written again: object stores cannot touch."""
+_PIECE = 1024 * 1024
 _STALE_S = 24 * 3600.0
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _TRY_AGAIN = (errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE)
@@ -60,77 +60,8 @@ def open_values(url: str) -> ValueStore:
     return RemoteValues(url)
 
 
-class _Cache:
-    """The least recently used values of this process, up to a number of bytes."""
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._size = 0
-        self._items: OrderedDict[str, bytes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str) -> bytes | None:
-        with self._lock:
-            data = self._items.get(key)
-            if data is not None:
-                self._items.move_to_end(key)
-            return data
-
-    def put(self, key: str, data: bytes) -> None:
-        if len(data) * 2 > self._budget or len(data) >= LARGE:  # it would push out everything else
-            return
-        with self._lock:
-            self._drop(key)
-            self._items[key] = data
-            self._size += len(data)
-            while self._size > self._budget:
-                self._drop(next(iter(self._items)))
-
-    def drop(self, key: str) -> None:
-        with self._lock:
-            self._drop(key)
-
-    def _drop(self, key: str) -> None:
-        data = self._items.pop(key, None)
-        if data is not None:
-            self._size -= len(data)
-
-
-_cache = _Cache(CACHE_BYTES)
-
-
-class _Pages:
-    """The large files that this process wrote last and that the system still holds in memory.
-
-    Older ones are given back: the workers that make and read a value keep it themselves, and to write into pages that
-    were just given back is several times faster than into new ones.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._size = 0
-        self._files: deque[tuple[Path, int]] = deque()
-        self._lock = threading.Lock()
-
-    def wrote(self, path: Path, size: int) -> None:
-        """A file was written and synced."""
-        gone = []
-        with self._lock:
-            self._files.append((path, size))
-            self._size += size
-            while self._size > self._budget:
-                gone.append(self._files.popleft())
-                self._size -= gone[-1][1]
-        for old, _ in gone if hasattr(os, "posix_fadvise") else ():
-            with contextlib.suppress(OSError):
-                handle = os.open(old, os.O_RDONLY)
-                try:
-                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-                finally:
-                    os.close(handle)
-
-
-_pages = _Pages(PAGES_BYTES)
+_cache = Cache(CACHE_BYTES)
+_pages = Pages(PAGES_BYTES)
 
 
 class FolderValues:
@@ -151,6 +82,16 @@ class FolderValues:
         except OSError as error:
             raise _storage(f"value {digest} cannot be stored under {self.root}", error) from error
         _cache.put(str(path), bytes(data))
+
+    def put_file(self, org_id: OrgId, digest: Digest, file: Path) -> None:
+        path = self._path(org_id, digest)
+        try:
+            if not _touch(path, file.stat().st_size):
+                with file.open("rb") as source, _new_file(path) as handle:
+                    while piece := source.read(_PIECE):
+                        _write(handle, piece)
+        except OSError as error:
+            raise _storage(f"value {digest} cannot be stored under {self.root}", error) from error
 
     def get(self, org_id: OrgId, digest: Digest) -> bytes:
         path = self._path(org_id, digest)
@@ -238,6 +179,14 @@ class RemoteValues:
         except Exception as error:
             raise _storage(f"value {digest} cannot be stored at {self.url}", error) from error
         _cache.put(self._key(path), bytes(data))
+
+    def put_file(self, org_id: OrgId, digest: Digest, file: Path) -> None:
+        path = self._path(org_id, digest)
+        try:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.put_file(str(file), path)
+        except Exception as error:
+            raise _storage(f"value {digest} cannot be stored at {self.url}", error) from error
 
     def get(self, org_id: OrgId, digest: Digest) -> bytes:
         path = self._path(org_id, digest)
@@ -333,26 +282,37 @@ def _touch(path: Path, size: int) -> bool:
     return True
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[int]:
+    """The descriptor of a file that takes its name once all is written and synced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(handle, rest) :]
+            yield handle
             os.fsync(handle)
         finally:
             os.close(handle)
         temporary.rename(path)
         _sync_folder(path.parent)
-        if len(data) >= LARGE:
-            _pages.wrote(path, len(data))
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    with _new_file(path) as handle:
+        _write(handle, data)
+    if len(data) >= LARGE:
+        _pages.wrote(path, len(data))
+
+
+def _write(handle: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flowmason.ids import sha256
 from flowmason.studio import schema
 from flowmason.studio.identity.permissions import Role
 from fm_project import COMPONENTS
@@ -200,8 +201,26 @@ def test_a_run_that_fails_ends_with_one_and_a_wrong_one_with_two(fm: Fm, project
     assert fm("run", "greeting", "--studio", "-i", '{"who": 7}').exit_code == 2
     assert fm("run", "nothing", "--studio").exit_code == 2
     assert fm("run", "greeting", "--studio", "--items").exit_code == 2
-    assert fm("run", "greeting", "--studio", "--set", "who=@file").exit_code == 2
+    lost = fm("run", "greeting", "--studio", "--set", "who=@file")
+    assert lost.exit_code == 2 and "cannot read file" in lost.stderr
     assert fm("run", "--studio").exit_code == 2
+
+
+def test_files_go_along_with_the_input_of_a_run(fm: Fm, project: Path, studio: Studio) -> None:
+    stage = {
+        "id": "see",
+        "component_type": "json_transform",
+        "config": {"data": "{{input}}", "jmespath_expression": "@"},
+    }
+    write(project, greeting(name="filed", input_schema={"type": "object"}, stages=[stage]))
+    assert fm("deploy").exit_code == 0
+    scan = bytes(range(256)) * 1000
+    (project / "scan.pdf").write_bytes(scan)
+    done = fm("run", "filed", "--studio", "--json", "--set", "doc=@scan.pdf", "--set", "q=a=@b")
+    assert done.exit_code == 0, done.output
+    seen = json.loads(done.stdout)["output"]["result"]
+    assert seen == {"doc": {"$blob": sha256(scan), "type": "application/pdf", "size": len(scan)}, "q": "a=@b"}
+    assert studio.services.values.get(studio.org, sha256(scan)) == scan
 
 
 def test_a_run_that_takes_too_long_is_cancelled(fm: Fm, project: Path, studio: Studio) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from flowmason.errors import Code, Failure, RetryableError, StageError
@@ -31,6 +32,9 @@ class MemoryValues:
 
     def put(self, org_id: OrgId, digest: Digest, data: bytes) -> None:
         self.kept[org_id, digest] = bytes(data)
+
+    def put_file(self, org_id: OrgId, digest: Digest, file: Path) -> None:
+        self.put(org_id, digest, file.read_bytes())
 
     def get(self, org_id: OrgId, digest: Digest) -> bytes:
         return self.kept[org_id, digest]

@@ -73,6 +73,7 @@ ROUTES: dict[str, Wall] = {
     "pipelines_run": Wall(P.RUNS_START, {"input": {}}),
     "pipelines_test": Wall(P.RUNS_START, {}),
     "run_by_name": Wall(P.RUNS_START, {"pipeline": "walled", "input": {}}),
+    "blobs_create": Wall(P.RUNS_START, {}, OWN),
     "registry_components": Wall(P.REGISTRY_READ, None, OWN),
     "registry_component": Wall(P.REGISTRY_READ),
     "registry_component_delete": Wall(P.REGISTRY_WRITE),

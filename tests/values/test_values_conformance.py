@@ -17,6 +17,7 @@ from flowmason import values_fs
 from flowmason.errors import Code, FlowMasonError, UsageError
 from flowmason.ids import LOCAL_ORG, Digest, OrgId, sha256
 from flowmason.values import ValueStore
+from flowmason.values_cache import Cache
 from flowmason.values_fs import open_values
 
 pytestmark = pytest.mark.wheel
@@ -29,6 +30,7 @@ import os, resource, sys
 from pathlib import Path
 from flowmason.errors import FlowMasonError
 from flowmason.ids import LOCAL_ORG, sha256
+from flowmason.values_cache import Cache
 from flowmason.values_fs import open_values
 
 store, data = open_values(sys.argv[1]), os.urandom(300_000)
@@ -62,7 +64,7 @@ def store(url: str) -> ValueStore:
 @pytest.fixture
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that remembers no value, as one that has just started."""
-    monkeypatch.setattr(values_fs, "_cache", values_fs._Cache(0))
+    monkeypatch.setattr(values_fs, "_cache", Cache(0))
 
 
 def _file(url: str, org_id: str = LOCAL_ORG, digest: str = DIGEST) -> str:
@@ -91,6 +93,24 @@ def test_what_was_put_is_there_for_its_org_only(store: ValueStore) -> None:
 def test_what_was_put_is_read_back_from_where_it_lies(store: ValueStore, data: bytes) -> None:
     store.put(LOCAL_ORG, sha256(data), data)
     assert store.get(LOCAL_ORG, sha256(data)) == data
+
+
+@pytest.mark.usefixtures("forget")
+@pytest.mark.parametrize("data", [b"", DATA, b"more than is read at once" * 100_000])
+def test_the_content_of_a_file_is_put_without_taking_the_file(store: ValueStore, tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "given"
+    file.write_bytes(data)
+    store.put_file(LOCAL_ORG, sha256(data), file)
+    store.put_file(LOCAL_ORG, sha256(data), file)
+    assert store.get(LOCAL_ORG, sha256(data)) == data == file.read_bytes()
+    assert not store.has(OrgId("other"), sha256(data))
+
+
+def test_a_file_that_cannot_be_read_leaves_nothing(store: ValueStore, tmp_path: Path) -> None:
+    with pytest.raises(FlowMasonError) as caught:
+        store.put_file(LOCAL_ORG, DIGEST, tmp_path / "nothing")
+    assert caught.value.failure.code == Code.STORAGE
+    assert not store.has(LOCAL_ORG, DIGEST)
 
 
 @pytest.mark.usefixtures("forget")
@@ -125,7 +145,7 @@ def test_a_value_that_was_made_here_is_not_read_again(url: str, store: ValueStor
 
 
 def test_what_is_remembered_stays_within_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(values_fs, "_cache", values_fs._Cache(100))
+    monkeypatch.setattr(values_fs, "_cache", Cache(100))
     store = open_values(str(tmp_path))
     parts = [bytes([n]) * 40 for n in range(3)]
     for part in parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mimetypes
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ class Blobs:
         self._files[digest] = data
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         return {"$blob": digest, "type": kind, "size": len(data)}
+
+    def contents(self) -> Iterator[bytes]:
+        """The bytes of every file, once each."""
+        yield from self._files.values()
 
     def store(self, values: ValueStore, org_id: OrgId = LOCAL_ORG) -> None:
         """Put every file into the value store."""

@@ -117,7 +117,7 @@ def refused_as_here() -> Iterator[None]:
     try:
         yield
     except RemoteError as error:
-        if error.status not in (400, 404, 409, 422):
+        if error.status not in (400, 404, 409, 413, 422):
             raise
         failure = error.failure
         raise UsageError(failure.message, code=failure.code, help=failure.help) from error
@@ -125,22 +125,23 @@ def refused_as_here() -> Iterator[None]:
 
 def _input(client: StudioClient, name: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
     from flowmason.cli.given import Blobs, read_input
-    from flowmason.errors import UsageError
     from flowmason.remote.deploying import sample_in_org
 
-    if any("=@" in text for text in request["assignments"]):
-        raise UsageError("files (--set name=@file) cannot be sent to a Studio yet")
     given = request["input"] is not None or request["input_file"] is not None or request["assignments"]
     if not given and not request["sample"]:
         return None
-    return read_input(
+    blobs = Blobs()
+    found = read_input(
         request["input"],
         request["input_file"],
         sample=request["sample"],
         sample_input=sample_in_org(client, name) if request["sample"] else None,
         assignments=request["assignments"],
-        blobs=Blobs(),
+        blobs=blobs,
     )
+    for content in blobs.contents():
+        client.send("POST", "/blobs", content=content)
+    return found
 
 
 class _There:

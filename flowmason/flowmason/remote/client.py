@@ -92,11 +92,13 @@ class StudioClient:
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         files: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
     ) -> httpx2.Response:
-        """The same, but the answer as it came: for its headers, or bytes."""
+        """The same, but the answer as it came: for its headers, or bytes. `content` is sent as it is."""
         given = {name: item for name, item in (query or {}).items() if item is not None}
         more = dict(headers or {})
-        content = None
+        if content is not None:
+            more["Content-Type"] = "application/octet-stream"
         if body is not None:
             content, more["Content-Type"] = msgspec.json.encode(body), "application/json"
         try:

@@ -34,6 +34,8 @@ class StudioSettings(msgspec.Struct, frozen=True, kw_only=True):
     sign_ins_per_minute: int = 20
     """Of one address, to each of the routes that check a password or a token of somebody who has not signed in."""
     max_body_bytes: int = 16 * 1024 * 1024
+    max_blob_bytes: int = 256 * 1024 * 1024
+    """Of a file that is uploaded to be part of an input."""
     forwarded_header: str | None = None
     """The header whose last entry says who asks, in lower case: only a proxy of ours may be able to set it. None: the
     peer asks for itself."""
@@ -68,6 +70,7 @@ def settings_from(environ: Mapping[str, str] | None = None) -> StudioSettings:
         requests_per_minute=int(given.get("FLOWMASON_REQUESTS_PER_MINUTE", defaults.requests_per_minute)),
         org_requests_per_minute=int(given.get("FLOWMASON_ORG_REQUESTS_PER_MINUTE", 0)) or None,
         sign_ins_per_minute=int(given.get("FLOWMASON_SIGN_INS_PER_MINUTE", defaults.sign_ins_per_minute)),
+        max_blob_bytes=int(given.get("FLOWMASON_MAX_BLOB_BYTES", defaults.max_blob_bytes)),
         smtp_url=given.get("FLOWMASON_SMTP_URL") or None,
         mail_from=given.get("FLOWMASON_MAIL_FROM", defaults.mail_from),
     )

@@ -22,6 +22,8 @@ from flowmason_serve_apps.studio.guard.limiting import SharedLimiter
 from flowmason_serve_apps.studio.settings import StudioSettings
 
 _UPLOADS = frozenset({"/api/v1/registry/deploy"})
+_STREAMED = frozenset({"/api/v1/blobs"})
+"""Whose handler reads the body piece by piece, once it knows who asks, and bounds it."""
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _ENVELOPE_BYTES = 64 * 1024
 """What a form may have around the file that it carries."""
@@ -80,7 +82,7 @@ class Door:
         answer = answer or self._preflight(scope, headers, known)
         if answer is None:
             answer, verdict = await self._counted(scope, headers)
-        if answer is None and scope["method"] in _WITH_BODY:
+        if answer is None and scope["method"] in _WITH_BODY and scope["path"] not in _STREAMED:
             body = await self._body(scope, headers, receive)
             if isinstance(body, Response):
                 answer = body

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from flowmason_serve_apps.studio.routes import (
     auth,
+    blobs,
     debugging,
     health,
     keys,
@@ -24,6 +25,7 @@ from flowmason_serve_apps.studio.routes import (
 
 ROUTERS: tuple[APIRouter, ...] = (
     auth.router,
+    blobs.router,
     debugging.router,
     health.router,
     keys.router,

@@ -1,0 +1,110 @@
+"""Files are uploaded to an org, and stand in the inputs of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from flowmason.ids import Digest, sha256
+from flowmason.studio.identity.permissions import Role
+from studio.conducting import conducting, ended, made, started
+from studio.kit import Studio, settings_in, studio_in
+
+DATA = bytes(range(256)) * 400
+"""More than the limit of other bodies, below."""
+BLOBS = "/api/v1/blobs"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Studio]:
+    """A Studio with small bounds."""
+    settings = msgspec.structs.replace(settings_in(tmp_path), max_body_bytes=1000, max_blob_bytes=len(DATA))
+    with studio_in(tmp_path, settings) as studio:
+        yield studio
+
+
+def _upload(studio: Studio, content: Any, type_: str | None = "application/pdf", **headers: str) -> Any:
+    more = {**studio.headers(Role.DEVELOPER), **headers, **({"Content-Type": type_} if type_ else {})}
+    return studio.client.post(BLOBS, content=content, headers=more)
+
+
+def _kept(studio: Studio) -> list[Path]:
+    root = Path(studio.services.settings.values_url)
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+def test_a_file_stands_in_the_input_of_a_run_by_what_the_upload_answered(small: Studio) -> None:
+    answer = _upload(small, DATA)
+    assert answer.status_code == 201, answer.text
+    blob = answer.json()
+    assert blob == {"$blob": sha256(DATA), "type": "application/pdf", "size": len(DATA)}
+    assert _upload(small, DATA).json() == blob and len(_kept(small)) == 1
+    stage = {
+        "id": "see",
+        "component_type": "json_transform",
+        "config": {"data": "{{input.doc}}", "jmespath_expression": "@"},
+    }
+    pipeline = made(small, {"name": "seer", "version": "1.0.0", "stages": [stage]})
+    run = started(small, pipeline["id"], {"doc": blob})
+    with conducting(small.services.settings):
+        assert ended(small, run["id"])["output"]["result"] == blob
+    address = f"/api/v1/runs/{run['id']}/values/{blob['$blob']}"
+    octets = {"Accept": "application/octet-stream"}
+    assert small.client.get(address, headers={**small.headers(), **octets}).content == DATA
+    assert small.client.get(address, headers={**small.other_headers(), **octets}).status_code == 404
+    assert not small.services.values.has(small.other, Digest(blob["$blob"]))
+
+
+def test_what_is_too_large_is_refused_and_not_kept(small: Studio) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield DATA
+        yield b"!"
+
+    assert _upload(small, iter([DATA[:1000], DATA[1000:]])).status_code == 201
+    before = _kept(small)
+    for content in (DATA + b"!", pieces()):
+        answer = _upload(small, content)
+        assert answer.status_code == 413 and answer.json()["code"] == "TOO_LARGE", answer.text
+    assert _kept(small) == before
+
+
+def test_an_upload_says_what_it_is_or_is_bytes(small: Studio) -> None:
+    assert _upload(small, b"", None).json() == {"$blob": sha256(b""), "type": "application/octet-stream", "size": 0}
+    assert _upload(small, b"x", "Text/Plain; charset=utf-8").json()["type"] == "text/plain"
+    for wrong in ("pdf", "a/b/c", "text/<script>"):
+        answer = _upload(small, b"x", wrong)
+        assert answer.status_code == 400 and answer.json()["code"] == "USAGE", answer.text
+
+
+def test_who_may_start_no_runs_uploads_nothing(small: Studio) -> None:
+    assert small.client.post(BLOBS, content=DATA, headers=small.headers(Role.VIEWER)).status_code == 403
+    assert small.client.post(BLOBS, content=DATA).status_code == 401
+    assert not _kept(small)
+
+
+async def test_a_body_that_breaks_off_is_no_file(small: Studio) -> None:
+    come: Iterator[dict[str, Any]] = iter([
+        {"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"},
+    ])  # fmt: skip
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return next(come)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = {"host": "127.0.0.1", **{name.lower(): text for name, text in small.headers().items()}}
+    scope = {
+        "type": "http", "method": "POST", "path": BLOBS, "raw_path": BLOBS.encode(), "query_string": b"",
+        "scheme": "http", "http_version": "1.1", "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1),
+        "root_path": "",
+        "headers": [(name.encode(), text.encode()) for name, text in headers.items()], "state": {},
+    }  # fmt: skip
+    await small.app(scope, receive, send)
+    assert sent[0]["status"] == 400
+    assert not _kept(small)
