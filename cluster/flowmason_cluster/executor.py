@@ -18,7 +18,7 @@ from flowmason.executor import Capacity, WorkerSettings
 from flowmason.policy import Placement, Resources
 from flowmason.report import Ended, Region, Report, region_encoder, reports_decoder
 from flowmason_actors.launch import launch_of
-from flowmason_cluster import joining, mail, ray_start, resources
+from flowmason_cluster import joining, mail, nodes, ray_start, resources
 from flowmason_cluster.vigil import Vigil, raylet_address
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 HOST_SLOTS = 512
 REFRESH_S = 10.0
 WAITING_S = 5.0
+LACKING_S = 10.0
+"""How long a task waits for what no node has any more: a node that was lost may come back."""
 LONGEST_WAIT_S = 3600.0
 FETCH_S = 5.0
 
@@ -92,10 +94,12 @@ class RayExecutor:
         from flowmason_cluster.task import run_regions
 
         self._launch = launch_of(self._settings, os.environ, share=cluster.own)
-        self._nodes = resources.alive(await asyncio.to_thread(ray.nodes))
+        known = await asyncio.to_thread(ray.nodes)
+        self._nodes = resources.alive(known)
         joining.refuse_many_nodes(len(self._nodes), self._settings.values_url, os.environ)
-        if cluster.kind == "joined":
-            await joining.check_versions(cluster.address)
+        if cluster.kind == "joined" or len(self._nodes) > 1:
+            await nodes.check(cluster.address, nodes.living(known), self._settings)
+            self._nodes = resources.alive(await asyncio.to_thread(ray.nodes))
         self._task_function = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(run_regions)
         self._vigil = Vigil(cluster, await asyncio.to_thread(raylet_address))
         self._vigil.start()
@@ -174,11 +178,26 @@ class RayExecutor:
                 await asyncio.to_thread(mail.remove, task.key)
 
     async def _reports(self, task: _Task) -> AsyncIterator[Report]:
-        """Decoded reports. While the task waits for a CPU of a busy cluster, empty ones: it is not stuck."""
+        """Decoded reports. While the task waits for a CPU of a busy cluster, empty ones: it is not stuck.
+
+        Where it waits for what only a lost node had, it is taken back: whoever dispatches it again refuses it by name.
+        """
+        import ray
+
         stream, since = task.stream, time.monotonic()
+        lacking = 0.0
         first = asyncio.ensure_future(anext(stream, None))
         try:
             while not (await asyncio.wait([first], timeout=WAITING_S))[0]:
+                wanted = next(iter(task.open.values())).resources if task.open else None
+                short = None if wanted is None else resources.lacking(wanted, self._nodes)
+                lacking = lacking + WAITING_S if short else 0.0
+                if short and lacking >= LACKING_S:
+                    ray.cancel(stream, force=True)
+                    failure = Failure(code=Code.INFEASIBLE_RESOURCES, message=f"no node has it any more: {short}")
+                    for region_id in list(task.open):
+                        yield Report(region=region_id, ended=Ended.REFUSED, failure=failure)
+                    return
                 if time.monotonic() - since < LONGEST_WAIT_S:
                     for region_id in list(task.open):
                         yield Report(region=region_id)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import platform
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
-from importlib.metadata import version
-from typing import Any
 
 from flowmason.database.urls import given_database
 from flowmason.errors import EngineUnavailableError
@@ -21,7 +17,6 @@ from flowmason_cluster import warm
 
 _REACH_S = 5.0
 _PROBE_S = 10.0
-_VERSIONS_S = 90.0
 
 
 def resolve(address: str) -> str:
@@ -141,7 +136,7 @@ def refuse_many_nodes(nodes: int, values_url: str, environ: Mapping[str, str]) -
     missing = []
     if not (given_database(environ) or "").startswith("postgres"):
         missing.append("DATABASE_URL of a PostgreSQL server")
-    if values_url.startswith("file:") and not environ.get("FLOWMASON_VALUES_URL"):
+    if local_folder(values_url) and not environ.get("FLOWMASON_VALUES_URL"):
         missing.append("FLOWMASON_VALUES_URL of a store that every node reaches")
     if missing:
         raise EngineUnavailableError(
@@ -150,31 +145,6 @@ def refuse_many_nodes(nodes: int, values_url: str, environ: Mapping[str, str]) -
         )
 
 
-def versions() -> dict[str, str]:
-    """What has to agree between the driver and the workers."""
-    major, minor, _ = platform.python_version_tuple()
-    return {"python": f"{major}.{minor}", "flowmason": version("flowmason")}
-
-
-async def check_versions(address: str) -> None:
-    """Run one task that tells what the workers run. Raises `EngineUnavailableError` where it does not fit."""
-    import ray
-
-    task: Any = ray.remote(num_cpus=1, max_retries=0)(versions)
-    try:
-        theirs = await asyncio.wait_for(task.options(name="flowmason/versions").remote(), _VERSIONS_S)
-    except TimeoutError as error:
-        raise EngineUnavailableError(
-            f"the cluster at {address} started no worker within {_VERSIONS_S:g} s", help="Is a CPU free there?"
-        ) from error
-    except ray.exceptions.RayError as error:
-        raise EngineUnavailableError(
-            f"the workers at {address} cannot run FlowMason: {str(error).strip().splitlines()[-1]}",
-            help=f"Install flowmason=={versions()['flowmason']} where the workers run.",
-        ) from error
-    for name, here in versions().items():
-        if theirs.get(name) != here:
-            raise EngineUnavailableError(
-                f"the workers at {address} run {name} {theirs.get(name)}, here it is {here}",
-                help="Both sides need the same versions.",
-            )
+def local_folder(values_url: str) -> bool:
+    """Whether values lie in a folder, which other machines may see as theirs or not at all."""
+    return "://" not in values_url or values_url.startswith("file:")

@@ -110,6 +110,8 @@ class Project:
         self.logs = root / "logs"
         self.on = on
         self.database = database
+        self.variables: dict[str, str] = {}
+        """What `fm` sees beside that."""
         self.ledger = root / "ledger"
         for folder in (self.root / "pipelines", self.root / "components", self.logs):
             folder.mkdir(parents=True)
@@ -141,7 +143,7 @@ class Project:
             if not key.startswith(("FLOWMASON_", "RAY_")) and key != "DATABASE_URL"
         }
         kept |= {"FLOWMASON_HOME": str(self.home), "FLOWMASON_ON": self.on, "NO_COLOR": "1"}
-        return kept | ({"DATABASE_URL": self.database} if self.database else {})
+        return kept | ({"DATABASE_URL": self.database} if self.database else {}) | self.variables
 
     def start(self, *args: str, **options: Any) -> Fm:
         """`fm`, not waited for."""

@@ -171,6 +171,9 @@ def test_many_nodes_need_stores_that_all_of_them_reach() -> None:
     assert "FLOWMASON_VALUES_URL" in str(refused.value.failure.help)
     with pytest.raises(EngineUnavailableError):
         joining.refuse_many_nodes(2, "s3://bucket/values", {"DATABASE_URL": "sqlite:///runs.db"})
+    with pytest.raises(EngineUnavailableError, match="keeps its state on one of them"):
+        # Where values lie when nobody says anything: a path, and no URL.
+        joining.refuse_many_nodes(2, "/project/.flowmason/values", {"DATABASE_URL": "postgresql://db/runs"})
     joining.refuse_many_nodes(2, "s3://bucket/values", {"DATABASE_URL": "postgresql://db/runs"})
     shared = {"DATABASE_URL": "postgresql://db/runs", "FLOWMASON_VALUES_URL": "file:///mnt/shared"}
     joining.refuse_many_nodes(2, "file:///mnt/shared", shared)
