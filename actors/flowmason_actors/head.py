@@ -21,6 +21,8 @@ from flowmason_actors import processes, tokens
 START_S = 90.0
 STOP_S = 20.0
 DASHBOARD_PORT = 8265
+_RAYS_OWN = "r"
+"""Ray's folder in that of `make_temp_dir`."""
 _NODE_IP = re.compile(r"Local node IP: ([0-9A-Fa-f.:]+)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "20"}
@@ -97,7 +99,12 @@ def start(
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={ports.gcs}"]
     command += [f"--ray-client-server-port={ports.client}", f"--dashboard-agent-listen-port={ports.agent}"]
     # Ray would hand out the same numbers to the workers of two heads.
-    command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats", f"--temp-dir={temp_dir}"]
+    command += [
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--disable-usage-stats",
+        f"--temp-dir={temp_dir / _RAYS_OWN}",
+    ]
     command += [f"--include-dashboard={'false' if ports.dashboard is None else 'true'}"]
     if ports.dashboard is not None:
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports.dashboard}"]
@@ -132,6 +139,9 @@ def start(
 
 def make_temp_dir() -> Path:
     """A folder for one head's sockets and logs; short, because the path of a socket has at most 107 bytes.
+
+    Only its owner may enter. Ray opens the folder that it is told of to everybody, with the socket by which HAProxy is
+    commanded in it, so `start` tells it of one inside.
 
     A job finds its cluster by a note in this folder: with Ray's default one for all, by that of the last head started.
     """

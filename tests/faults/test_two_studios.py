@@ -56,6 +56,9 @@ async def test_two_studios_do_not_see_each_other(two: list[StudioProcess]) -> No
     assert len(ports[0]) > 5 and not ports[0] & ports[1]
     states = [studio.status() for studio in two]
     assert states[0]["run_dir"] != states[1]["run_dir"]
+    for folder in (Path(state["run_dir"]) for state in states):
+        # The socket that commands HAProxy, which Ray leaves open to all, and the script that starts it.
+        assert list(folder.rglob("admin.sock")) and folder.stat().st_mode & 0o077 == 0
     tokens = [Path(state["token_path"]).read_text() for state in states]
     assert tokens[0] != tokens[1]
     async with Load(one, "one") as first, Load(other, "other") as second:

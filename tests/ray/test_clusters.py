@@ -69,6 +69,13 @@ class TestTheWarmCluster:
         assert (home / "cluster.json").stat().st_mode & 0o777 == 0o600
         assert (home / "ray_token").stat().st_mode & 0o777 == 0o600
 
+    def test_nobody_else_may_enter_the_folder_of_its_sockets(
+        self, warm_cluster: dict[str, Any], environ: dict[str, str]
+    ) -> None:
+        kept = json.loads((Path(environ["FLOWMASON_HOME"]) / "cluster.json").read_bytes())
+        assert list(Path(kept["temp_dir"]).rglob("raylet*"))  # that is where they are
+        assert Path(kept["temp_dir"]).stat().st_mode & 0o077 == 0
+
     def test_a_second_up_finds_the_first(self, warm_cluster: dict[str, Any], environ: dict[str, str]) -> None:
         _, again = fm("up", environ=environ)
         assert again["started"] is False and again["pids"] == warm_cluster["pids"]

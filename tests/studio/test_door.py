@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -16,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowmason.limiter import Rate, decide
+from flowmason_serve_apps.studio.guard import door
 from flowmason_serve_apps.studio.guard.limiting import MemoryLimiter, RedisLimiter, SharedLimiter
-from studio.kit import Studio, settings_in, studio_in
+from studio.kit import HOST, Studio, settings_in, studio_in
 
 RUN = "/api/v1/run"
 
@@ -60,6 +62,44 @@ def test_other_media_and_large_bodies_are_refused(tmp_path: Path) -> None:
 
         chunked = studio.client.post(RUN, content=chunks(), headers=studio.headers())
         assert chunked.status_code == 413
+
+
+async def test_a_body_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "BODY_S", 0.1)
+    with studio_in(tmp_path) as studio:
+        headers = [(b"host", HOST.encode()), (b"content-type", b"application/json")]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": RUN,
+            "query_string": b"",
+            "headers": headers,
+            "app": studio.app,
+        }
+        begun = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+        said: list[Any] = []
+
+        async def receive() -> Any:
+            first = next(begun, None)
+            return first if first is not None else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            said.append(message)
+
+        await asyncio.wait_for(studio.app({**scope, "client": ("127.0.0.1", 1)}, receive, send), 10)
+    assert said[0]["status"] == 408
+    assert json.loads(said[1]["body"])["code"] == "REQUEST_TIMEOUT"
+
+
+@pytest.mark.parametrize("name", ["Authorization", "X-API-Key"])
+def test_two_credentials_of_one_kind_are_refused(studio: Studio, name: str) -> None:
+    key = studio.headers()["Authorization"]
+    ours = key if name == "Authorization" else key.removeprefix("Bearer ")
+    given = [(name, ours), (name, "Bearer fm_live_" + "0" * 48)]
+    assert studio.client.get("/api/v1/runs", headers=given[:1]).status_code == 200
+    for both in (given, given[::-1]):
+        answer = studio.client.get("/api/v1/runs", headers=both)
+        assert answer.status_code == 401 and "Two different credentials" in answer.text
 
 
 def test_a_name_that_is_not_ours_is_not_answered_under(studio: Studio) -> None:

