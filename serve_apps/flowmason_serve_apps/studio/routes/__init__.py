@@ -24,6 +24,7 @@ from flowmason_serve_apps.studio.routes import (
 )
 
 ROUTERS: tuple[APIRouter, ...] = (
+    runs.router,
     auth.router,
     blobs.router,
     debugging.router,
@@ -33,12 +34,12 @@ ROUTERS: tuple[APIRouter, ...] = (
     looking.router,
     pipelines.router,
     registry.router,
-    runs.router,
     secrets.router,
     sockets.router,
     storage.router,
     streams.router,
 )
-"""Everything under `/api/v1`."""
+"""Everything under `/api/v1`. Routes are tried in this order, once by Serve for its metrics and once by FastAPI: what is
+asked most comes first."""
 OUTSIDE: tuple[APIRouter, ...] = (health.router, mcp.router, metrics.router)
 """What is also found without that prefix."""
