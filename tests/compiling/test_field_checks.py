@@ -34,6 +34,12 @@ def test_what_a_schema_allows_may_be_read(path: str) -> None:
     build(FETCH, PEOPLE, stage("loose", "open_ended"), echo("reader", "{{" + path + "}}"))
 
 
+@pytest.mark.parametrize("url", ["{{upstream.fetsh.url}}", "{{", "{{nobody}}", "https://{{upstream.fetsh.url}}"])
+def test_an_expression_that_is_refused_is_not_judged_by_its_type_as_well(url: str) -> None:
+    fault = only(refused(FETCH, stage("reader", "http_request", {"url": url})))
+    assert fault.pointer == "$.stages[1].config.url" and "expected" not in fault.reason
+
+
 def test_an_unknown_field_comes_with_the_nearest() -> None:
     fault = using("upstream.fetch.satus_code", FETCH)
     assert (fault.pointer, fault.nearest) == ("$.stages[1].config.value", "status_code")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowmason.errors import Code, UsageError
+from flowmason.errors import Code, RefusedError, UsageError
 from flowmason.ids import LOCAL_ORG, Digest, OrgId, sha256
 from flowmason.values import ValueStore
 
@@ -74,7 +74,7 @@ def assign(given: dict[str, Any], assignment: str, blobs: Blobs) -> None:
     path, equals, text = assignment.partition("=")
     if not equals or not path or not all(path.split(".")):
         raise UsageError(f"--set {assignment!r}: it must look like name=value or a.b=value")
-    value: Any = blobs.add(Path(text[1:])) if text.startswith("@") else _json_or_text(text)
+    value: Any = blobs.add(Path(text[1:])) if text.startswith("@") else _json_or_text(text, f"--set {path}")
     *above, last = path.split(".")
     here: Any = given
     done: list[str] = []
@@ -95,18 +95,27 @@ def _index(items: list[Any], key: str, assignment: str) -> int:
     return int(key)
 
 
-def _json_or_text(text: str) -> Any:
+def _json_or_text(text: str, where: str) -> Any:
+    """JSON where the text is written as such, else the text itself. JSON that is refused is no text, either."""
     try:
-        return json.loads(text, parse_constant=_constant)
+        json.loads(text, parse_constant=_constant)
     except ValueError:
         return text
+    except RecursionError:
+        pass
+    return _json(text, where)
 
 
 def _json(text: str, where: str) -> Any:
+    """As strict as files are: no duplicate keys, no infinities, nothing nested too deep."""
+    from flowmason.document.json_text import parse_json
+
     try:
-        return json.loads(text, parse_constant=_constant)
-    except ValueError as error:
-        raise UsageError(f"{where} is not JSON: {error}") from None
+        return parse_json(text, None)
+    except RefusedError as error:
+        fault = error.faults[0]
+        at = "" if fault.line is None else f" (line {fault.line}, column {fault.column})"
+        raise UsageError(f"{where} is not JSON that can be read: {fault.reason}{at}") from None
 
 
 def _constant(name: str) -> Any:

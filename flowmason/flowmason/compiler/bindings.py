@@ -105,6 +105,7 @@ class Parser:
         if error.failure.help:
             reason += f". {error.failure.help}"
         place = _under(pointer, details.get("place", ()))
+        draft.broken.add(place)
         self._work.fault(draft, place, reason, nearest=details.get("nearest"))
 
     def _check_own(self, draft: Draft, name: str, value: Any, known: frozenset[str]) -> None:

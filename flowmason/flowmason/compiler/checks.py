@@ -49,12 +49,13 @@ def check_stage(work: Work, draft: Draft, outputs: Outputs) -> None:
         if name not in draft.templates:
             work.fault(draft, draft.pointer, f"the input {name!r} of {draft.spec.name} is missing")
     if draft.kind is Kind.SUBPIPELINE:
-        for misfit in check_call(draft, Fit(look, lax=False)):
-            work.fault(draft, misfit.pointer, misfit.reason, wrong=misfit.wrong, known=misfit.known)
+        _tell(work, draft, check_call(draft, Fit(look, lax=False)))
 
 
 def _tell(work: Work, draft: Draft, misfits: list[Misfit]) -> None:
     for misfit in misfits:
+        if misfit.pointer in draft.broken:
+            continue  # the expression there is told of already
         work.fault(draft, misfit.pointer, misfit.reason, wrong=misfit.wrong, known=misfit.known)
 
 

@@ -91,6 +91,8 @@ class Draft:
     """Role → body."""
     loop: tuple[str, str] = ("item", "index")
     """Names of a foreach's variables."""
+    broken: set[str] = field(default_factory=set)
+    """Places of expressions that were refused: nothing is known of what would stand there."""
     refused: set[str] = field(default_factory=set)
     """Inputs of which it has been told already that they cannot be."""
     prompts: dict[str, PromptUse] = field(default_factory=dict)
