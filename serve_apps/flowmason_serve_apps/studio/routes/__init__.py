@@ -39,7 +39,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     storage.router,
     streams.router,
 )
-"""Everything under `/api/v1`. Routes are tried in this order, once by Serve for its metrics and once by FastAPI: what is
-asked most comes first."""
+"""Everything under `/api/v1`.
+
+Routes are tried in this order, by Serve for its metrics and by FastAPI once more: what is asked most comes first.
+"""
 OUTSIDE: tuple[APIRouter, ...] = (health.router, mcp.router, metrics.router)
 """What is also found without that prefix."""
