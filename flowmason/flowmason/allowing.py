@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from flowmason.budget import Granted, Never, Slice, Verdict, Waits, ask, refusal
 from flowmason.errors import Code, Failure
 from flowmason.ids import format_path
-from flowmason.plan import Kind
+from flowmason.plan import Kind, Plan, Stage
 from flowmason.policy import Effect
 from flowmason.state import RunState, StageState
 from flowmason.usage import Amount, Limit
@@ -83,5 +83,10 @@ def allow(state: RunState, stage: StageState, org: Slice | None = None) -> Allow
 
 def may_ask(stage: StageState) -> bool:
     """Whether a stage's component says that it may ask models."""
-    ref = stage.scope.plan.components.get(stage.stage.component)
-    return stage.stage.kind is Kind.NODE or (ref is not None and bool(ref.models))
+    return asks_models(stage.scope.plan, stage.stage)
+
+
+def asks_models(plan: Plan, stage: Stage) -> bool:
+    """The same of a stage that has no state yet: nodes, and what declares `models`."""
+    ref = plan.components.get(stage.component)
+    return stage.kind is Kind.NODE or (ref is not None and bool(ref.models))

@@ -55,6 +55,9 @@ def run(
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, help="Let models read and write no more tokens than so many.")
     ] = None,
+    forecast: Annotated[
+        bool, typer.Option("--forecast", help="First say what it may cost at worst, and what it usually costs.")
+    ] = False,
     timeout: Annotated[
         float | None,
         typer.Option("--timeout", "-t", metavar="SECONDS", min=0.001, help="Cancel the run after so long."),
@@ -74,7 +77,7 @@ def run(
       fm run triage --sample --on local
       fm run pipelines/triage.pipeline.json -i '{"text": "printer on fire"}'
       fm run report --set doc=@scan.pdf --set options.pages=3 --json > result.json
-      fm run triage --max-cost 0.50
+      fm run triage --max-cost 0.50 --forecast
       fm run triage --submit
       fm run triage@1.2.0 --studio -i '{"text": "printer on fire"}'
     """
@@ -99,8 +102,11 @@ def run(
         "max_tokens": max_tokens,
         "timeout": timeout,
         "submit": submit,
+        "forecast": forecast,
     }
     there = studio or target_org is not None
+    if forecast and (there or submit):
+        raise typer.BadParameter("--forecast is of runs that are started here", param_hint="--forecast")
     try:
         if there:
             from flowmason.cli import remote_run
@@ -160,6 +166,7 @@ async def _run(path: str | None, request: dict[str, Any], show: Any) -> int:
                 )
             )
             blobs.store(stores.values)
+            await _foretell(workspace, compiled, stores, request, show, given)
 
             def begun(host: Any, run_id: Any) -> None:
                 model.run_id = request["run_id"] = run_id
@@ -187,6 +194,27 @@ async def _run(path: str | None, request: dict[str, Any], show: Any) -> int:
             outcome = result(picture, stores.values, executor=executor.name, items=show.items, limit=limit)
         remember_abandoned(executor, show)
     return finish(outcome, show, time.monotonic() - begun_at, lost)
+
+
+async def _foretell(
+    workspace: Any, compiled: Any, stores: Any, request: dict[str, Any], show: Any, given: dict[str, Any]
+) -> None:
+    """Tell what the run may cost: all of it where asked for, a line where it is under a budget and somebody looks."""
+    import sys
+
+    budget = {key: request[key] for key in ("max_cost", "max_tokens") if request[key] is not None}
+    if not request["forecast"] and (show.quiet or not budget or not sys.stderr.isatty()):
+        return
+    from flowmason.assembly.forecasting import forecast
+    from flowmason.cli import forecast_told
+
+    found = await forecast(
+        workspace, compiled, stores.journal, budget=budget, provider=request["provider"], given=given
+    )
+    if request["forecast"]:
+        forecast_told.print_forecast(found, sys.stderr)
+    else:
+        console.say(forecast_told.line(found))
 
 
 def _main(workspace: Any) -> str:

@@ -1,16 +1,20 @@
-"""Plain tables on stdout."""
+"""Plain tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TextIO
 
 from flowmason.cli.console import paint
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, indent: str = "") -> None:
-    """Columns as wide as they need to be; the last one as it comes."""
+def print_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, indent: str = "", stream: TextIO | None = None
+) -> None:
+    """Columns as wide as they need to be; the last one as it comes. `stream`: stdout where None."""
     import sys
 
+    to = sys.stdout if stream is None else stream
     table = [list(head), *[list(row) for row in rows]] if head else [list(row) for row in rows]
     if not table:
         return
@@ -18,4 +22,4 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, indent: s
     for number, row in enumerate(table):
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
         line = (indent + "  ".join([*cells, row[-1]])).rstrip()
-        print(paint(line, "dim", stream=sys.stdout) if head and number == 0 else line)
+        print(paint(line, "dim", stream=to) if head and number == 0 else line, file=to)

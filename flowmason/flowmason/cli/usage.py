@@ -20,6 +20,12 @@ def usage(
     by: Annotated[
         str, typer.Option("--by", metavar="KEYS", help="What is added up: some of day, pipeline, model, with commas.")
     ] = "day,pipeline,model",
+    forecast: Annotated[
+        str | None,
+        typer.Option(
+            "--forecast", metavar="PIPELINE", help="Instead: what a run of this one may cost, and usually does."
+        ),
+    ] = None,
     studio: Studio = False,
     target_org: TargetOrg = None,
     as_json: Json = False,
@@ -32,7 +38,13 @@ def usage(
       fm usage
       fm usage --days 7 --by model
       fm usage --pipeline triage --studio --json
+      fm usage --forecast triage
     """
+    if forecast is not None:
+        if studio or target_org is not None:
+            raise typer.BadParameter("a forecast is made here, of a pipeline here", param_hint="--forecast")
+        _forecast(forecast, as_json)
+        return
     keys = [console.choice(key.strip(), BY, "--by") for key in by.split(",") if key.strip()]
     there = studio or target_org is not None
     rows = _there(target_org, days, pipeline) if there else console.run_async(_here(days, pipeline))
@@ -45,6 +57,29 @@ def usage(
         console.say(f"no model was asked within {days} days")
         return
     _table(items, total[0], keys)
+
+
+def _forecast(pipeline: str, as_json: bool) -> None:
+    import sys
+
+    from flowmason.cli import forecast_told
+
+    found = console.run_async(_forecast_here(pipeline))
+    if as_json:
+        console.print_json(found)
+    else:
+        forecast_told.print_forecast(found, sys.stdout)
+
+
+async def _forecast_here(pipeline: str) -> dict[str, Any]:
+    from flowmason.assembly.forecasting import forecast
+    from flowmason.assembly.workspace import Workspace
+    from flowmason.cli.runs import stores_here
+
+    workspace = Workspace.at(pipeline)
+    compiled = workspace.compile(pipeline)
+    async with stores_here() as stores:
+        return await forecast(workspace, compiled, stores.journal)
 
 
 async def _here(days: int, pipeline: str | None) -> list[dict[str, Any]]:
