@@ -105,6 +105,15 @@ def test_a_forecast_is_of_what_is_here(priced: Project, fm: Fm) -> None:
     assert fm("usage", "--forecast", "lime").code == 2
 
 
+def test_of_a_file_it_tells_the_runs_of_the_files_own_project(
+    priced: Project, fm: Fm, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fm("run", "line")
+    (file,) = priced.root.rglob("line.pipeline.*")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert fm("usage", "--forecast", str(file), "--json").json["usual"]["runs"] == 1
+
+
 def test_in_a_line_it_says_the_worst_and_the_median(priced: Project, fm: Fm) -> None:
     fm("run", "line")
     told = fm("usage", "--forecast", "line", "--json").json

@@ -36,13 +36,14 @@ async def forecast(
     """
     plan = compiled.plan
     own = tightest_budget(msgspec.to_builtins(workspace.project.budget), budget or {})
+    providers: dict[str, Any] = workspace.worker_settings("", provider=provider).options["providers"]
     worst = worst_case(plan, limit_of(own.get("max_cost"), own.get("max_tokens")), given)
     return {
         "pipeline": plan.name,
         "version": plan.version,
         "worst": _limit(worst.limit),
         "notes": list(worst.notes),
-        "stages": [_stage(each, workspace, provider) for each in worst.stages],
+        "stages": [_stage(each, providers, workspace.environ) for each in worst.stages],
         "usual": _usual(await _history(journal, org_id, plan, worst.limit)),
     }
 
@@ -53,26 +54,27 @@ async def _history(journal: Journal, org_id: OrgId, plan: Plan, limit: Limit) ->
     return usual(found, plan.id, limit)
 
 
-def _stage(worst: StageWorst, workspace: Workspace, provider: str | None) -> dict[str, Any]:
+def _stage(worst: StageWorst, providers: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     return {
         "stage": format_path(worst.path),
         "worst": _limit(worst.limit),
-        "models": _models(worst.stage.llm or {}, workspace, provider),
+        "models": _models(worst.stage.llm or {}, providers, environ),
     }
 
 
-def _models(settings: Mapping[str, Any], workspace: Workspace, provider: str | None) -> list[dict[str, Any]]:
+def _models(
+    settings: Mapping[str, Any], providers: Mapping[str, Any], environ: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """Whom a stage asks by its settings; a component may name another one when it asks."""
     from flowmason.providers import chain_of
 
-    providers: dict[str, Any] = workspace.worker_settings("", provider=provider).options["providers"]
     name = settings.get("provider") or providers.get("default")
     if not name:
         return []
     found = []
     for index, member in enumerate(chain_of(str(name), providers)):
         model = (settings.get("model") or member.model) if index == 0 else member.model
-        found.append(_model(member.provider, model, settings.get("max_tokens"), providers, workspace.environ))
+        found.append(_model(member.provider, model, settings.get("max_tokens"), providers, environ))
     return found
 
 

@@ -72,14 +72,18 @@ def _forecast(pipeline: str, as_json: bool) -> None:
 
 
 async def _forecast_here(pipeline: str) -> dict[str, Any]:
+    from flowmason.assembly.engine import open_stores
     from flowmason.assembly.forecasting import forecast
     from flowmason.assembly.workspace import Workspace
-    from flowmason.cli.runs import stores_here
 
     workspace = Workspace.at(pipeline)
     compiled = workspace.compile(pipeline)
-    async with stores_here() as stores:
+    # Where `fm run` of the same pipeline keeps its runs: a file may lie in another project than the one here.
+    stores = open_stores(workspace.root, workspace.environ)
+    try:
         return await forecast(workspace, compiled, stores.journal)
+    finally:
+        await stores.close()
 
 
 async def _here(days: int, pipeline: str | None) -> list[dict[str, Any]]:
