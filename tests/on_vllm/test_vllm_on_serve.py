@@ -1,4 +1,7 @@
-"""A model of random weights on vLLM's CPU build, through Ray Serve's LLM support. Run by `make test-vllm` alone."""
+"""A model of random weights on vLLM, through Ray Serve's LLM support: on a GPU where there is one, else on CPUs.
+
+Run by `make test-vllm`, or by pytest in any environment with vLLM.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,28 @@ class Site:
         return answer.status, json.loads(answer.read())
 
 
+def accelerator(nodes: list[dict[str, float]]) -> str | None:
+    """What GPU Ray found here, as it names it; None where there is none."""
+    marks = [name for node in nodes for name in node if name.startswith("accelerator_type:")]
+    return marks[0].partition(":")[2] if marks and any(node.get("GPU", 0) >= 1 for node in nodes) else None
+
+
+def documents(source: Source, adapters: tuple[Adapter, ...], found: str | None) -> tuple[ServedModel, ServedModel]:
+    """A model for GPUs with what stands in for them, and which of the two this machine is to serve."""
+    shared = {"name": "tiny", "source": source, "engine": Engine.VLLM, "adapters": adapters, "max_ongoing": 4}
+    defaults = Defaults(temperature=0, max_tokens=64)
+    arguments = {"max_model_len": 2048, "enforce_eager": True}
+    cpu = ServedModel(**shared, defaults=defaults, engine_args={**arguments, "dtype": "float32"})  # type: ignore[arg-type]
+    declared = ServedModel(
+        **shared,  # type: ignore[arg-type]
+        defaults=defaults,
+        engine_args={**arguments, "dtype": "float16", "gpu_memory_utilization": 0.3},
+        gpus=Gpus(2, 1, "H100") if found is None else Gpus(1, 1, found),
+        cpu=cpu,
+    )
+    return declared, cpu if found is None else declared
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     from flowmason_actors import processes
@@ -64,16 +89,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         weights = write_model(tmp_path_factory.mktemp("tiny"))
         adapter = write_adapter(tmp_path_factory.mktemp("adapter"))
         source = Source(SourceKind.PATH, str(weights))
-        cpu = ServedModel(
-            name="tiny",
-            source=source,
-            engine=Engine.VLLM,
-            engine_args={"max_model_len": 2048, "enforce_eager": True, "dtype": "float32"},
-            max_ongoing=4,
-            defaults=Defaults(temperature=0, max_tokens=64),
-            adapters=(Adapter("odd", Source(SourceKind.PATH, str(adapter))),),
-        )
-        declared = ServedModel(name="tiny", source=source, engine=Engine.VLLM, gpus=Gpus(2, 1, "H100"), cpu=cpu)
         import ray
 
         ray_start.connect("local", num_cpus=2)
@@ -81,8 +96,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         listed: Any = ray.nodes
         nodes = [node["Resources"] for node in listed()]
+        adapters = (Adapter("odd", Source(SourceKind.PATH, str(adapter))),)
+        declared, expected = documents(source, adapters, accelerator(nodes))
         model = fitted(declared, nodes)
-        assert model is cpu
+        assert model is expected
         serve.run(deploy.application(model), name=names.application("tiny"), route_prefix=None)
         serve.run(deploy.gateway({}), name=names.GATEWAY, route_prefix=names.PREFIX)
         yield Site(port, keys[Role.DEVELOPER])
