@@ -18,6 +18,7 @@ def test_a_new_project_validates_and_runs_as_it_stands(
     monkeypatch.chdir(project.root.parent)
     answer = fm("init", "New Shop")
     assert answer.code == 0, answer
+    assert "cd 'New Shop'" in answer.err
     monkeypatch.chdir(project.root.parent / "New Shop")
     assert json.loads(Path("flowmason.json").read_text())["name"] == "new-shop"
     assert fm("validate", "--strict").code == 0

@@ -353,3 +353,10 @@ async def test_several_machines_need_stores_that_all_of_them_reach(project: Proj
         assert "FLOWMASON_VALUES_URL" in str(refused.value.failure.help)
     finally:
         await stores.close()
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "0", "-1", "soon"])
+def test_a_timeout_is_a_number_of_seconds(project: Project, fm: Fm, seconds: str) -> None:
+    for command in (("run", "orders"), ("resume", "some-run")):
+        answer = fm(*command, "--timeout", seconds)
+        assert answer.code == 2 and "--timeout" in answer.err, answer

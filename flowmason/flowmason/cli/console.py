@@ -238,6 +238,15 @@ def choice(value: str, known: Sequence[str], option: str) -> str:
     raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}.{hint}", param_hint=option)
 
 
+def finite(value: float | None) -> float | None:
+    """A number that is one: `inf` and `nan` are floats, too. Raises a usage error."""
+    import math
+
+    if value is None or math.isfinite(value):
+        return value
+    raise typer.BadParameter(f"{value} is not a number of seconds.")
+
+
 def money(value: str | None, option: str) -> str | None:
     """An amount of dollars as a decimal text. Raises a usage error."""
     import re

@@ -26,6 +26,7 @@ def init(
       fm init shop && cd shop && fm run --on local
     """
     import re
+    import shlex
 
     from flowmason.cli.scaffold import files
     from flowmason.errors import UsageError
@@ -53,6 +54,6 @@ def init(
     for path in contents:
         print(f"  {path}")
     console.say(f"{console.paint(project, 'bold')} is ready:")
-    steps = [] if root == Path.cwd() else [f"cd {name}"]
+    steps = [] if root == Path.cwd() else [f"cd {shlex.quote(name)}"]
     for step in (*steps, "fm validate", "fm run --on local", "fm test"):
         console.say(f"  {step}")

@@ -60,7 +60,14 @@ def run(
     ] = False,
     timeout: Annotated[
         float | None,
-        typer.Option("--timeout", "-t", metavar="SECONDS", min=0.001, help="Cancel the run after so long."),
+        typer.Option(
+            "--timeout",
+            "-t",
+            metavar="SECONDS",
+            min=0.001,
+            callback=console.finite,
+            help="Cancel the run after so long.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     items: Annotated[bool, typer.Option("--items", help="With --json: list the stages of foreach items, too.")] = False,

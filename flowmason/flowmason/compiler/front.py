@@ -78,7 +78,7 @@ def _component(work: Work, index: int, name: str) -> ComponentSpec | None:
         near = close_to(snake(name), work.specs)
         like = work.specs.get(near) if near else None
         reason = f"there is no component {name!r}" + (
-            f"; {near} is a {like.kind.replace('_', '-')} component" if like else ""
+            f"; {near} is of the kind {like.kind.replace('_', ' ')}" if like else ""
         )
         work.faults.add(pointer, reason, stage=index, nearest=near, code=Code.COMPONENT_MISSING)
     return spec
