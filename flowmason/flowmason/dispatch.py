@@ -6,7 +6,7 @@ edges. What has not started when a region's time is over comes back, so a wrong 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flowmason import value
@@ -17,7 +17,10 @@ from flowmason.policy import Effect, Placement
 from flowmason.report import Piece
 from flowmason.state import ForeachState, Role, RunState, ScopeState, StageState, Status
 from flowmason.state.lookup import value_of
+from flowmason.state.tree import FINE
 from flowmason.value import Value
+
+_Part = StageState | tuple[StageState, tuple[tuple[int, int], ...]]
 
 LOOK_AHEAD = 256
 """How many stages a first load may hold; what its worker does not get to in its time comes back."""
@@ -71,32 +74,35 @@ def share(
 
 
 def _look_ahead(load: Load, limit: int, taken: set[StagePath], free: Callable[[StageState], bool] | None) -> None:
-    chosen = {stage.path for stage in load.stages}
-    position = 0
-    while position < len(load.stages) and len(load.stages) < limit:
-        stage = load.stages[position]
-        position += 1
-        scope = stage.scope
-        for name in scope.scope.dependents[stage.stage.id]:
-            dependent = scope.stages.get(name)
+    stages = load.stages
+    chosen = {stage.path for stage in stages}
+    for stage in stages:  # it grows
+        if len(stages) >= limit:
+            return
+        siblings = stage.scope.stages
+        for name in stage.scope.scope.dependents[stage.stage.id]:
+            dependent = siblings.get(name)
             if (
                 dependent is not None
                 and dependent.status is Status.PENDING
-                and dependent.path not in chosen
                 and dependent.path not in taken
                 and is_cheap(dependent)
                 and dependent.stage.placement is stage.stage.placement
-                and all(_met(scope, need, chosen) for need in dependent.stage.needs)
+                and _met(dependent, siblings, chosen)
                 and (free is None or free(dependent))
             ):
-                load.stages.append(dependent)
+                stages.append(dependent)
                 chosen.add(dependent.path)
                 taken.add(dependent.path)
 
 
-def _met(scope: ScopeState, need: StageId, chosen: set[StagePath]) -> bool:
-    stage = scope.stages[need]
-    return stage.path in chosen or stage.status in (Status.COMPLETED, Status.SKIPPED)
+def _met(stage: StageState, siblings: Mapping[StageId, StageState], chosen: set[StagePath]) -> bool:
+    """Whether all that a stage needs has ended well or is in the load."""
+    for need in stage.stage.needs:
+        other = siblings[need]
+        if other.path not in chosen and other.status not in FINE:
+            return False
+    return True
 
 
 def pieces(load: Load) -> tuple[Piece, ...]:
@@ -204,12 +210,17 @@ def error_of(scope: ScopeState) -> Failure | None:
 
 def region_name(pipeline: str, load: Load) -> str:
     """`pipeline/stage`, or `pipeline/first…last (n)`: what dashboards show."""
-    names = [format_path(stage.path) for stage in load.stages]
-    for stage, ranges in load.items:
-        names.append(f"{format_path(stage.path)}[{ranges[0][0]}…{ranges[-1][1] - 1}]")
-    if len(names) == 1:
-        return f"{pipeline}/{names[0]}"
-    return f"{pipeline}/{names[0]}…{names[-1]} ({len(names)})"
+    parts: list[_Part] = [*load.stages, *load.items]
+    if len(parts) == 1:
+        return f"{pipeline}/{_part_name(parts[0])}"
+    return f"{pipeline}/{_part_name(parts[0])}…{_part_name(parts[-1])} ({len(parts)})"
+
+
+def _part_name(part: _Part) -> str:
+    if isinstance(part, StageState):
+        return format_path(part.path)
+    stage, ranges = part
+    return f"{format_path(stage.path)}[{ranges[0][0]}…{ranges[-1][1] - 1}]"
 
 
 def region_id(state: RunState, stage: StageState) -> str:

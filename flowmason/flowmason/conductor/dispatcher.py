@@ -324,7 +324,7 @@ class Dispatcher:
             resources=resources,
             slots=slots,
             bounded=bounded,
-            shallow=any(self._cut(stage) for stage in load.stages),
+            shallow=self._gate.active and any(self._gate.shallow(stage) for stage in load.stages),
             debugged=self._gate.active,
             capped=allowed.allowance is not None or (not effect and self._limited),
             allowance=allowed.allowance,
@@ -367,9 +367,10 @@ def patience(load: Load) -> float:
     """Seconds of silence after which a region is taken for stuck: its longest timeout and a grace."""
     longest = max((stage.stage.timeout_ms for stage in load.stages), default=0)
     for stage in [*load.stages, *(owner for owner, _ in load.items)]:
+        if stage.stage.body is None:
+            continue
         for scope in stage.stage.scopes:
-            for inner in scope.stages:
-                longest = max(longest, inner.timeout_ms)
+            longest = max([longest, *(inner.timeout_ms for inner in scope.stages)])
     return longest / 1000 + 2 * CANCEL_GRACE_S
 
 
