@@ -42,7 +42,9 @@ format: $(STAMP) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## measure speed as ratios in one run
+bench: $(STAMP) ## measure speed as ratios in one run, beside plain Ray, LangGraph and DBOS
+	@echo "bench: installing the engines to compare with"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
 wheel: $(STAMP) ## build the wheel into dist/
