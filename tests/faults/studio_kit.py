@@ -155,6 +155,8 @@ class Load:
         """Run ids by Idempotency-Key."""
         self.seen: dict[str, list[int]] = defaultdict(list)
         """The seqs that a run's reader was told, over all its connections."""
+        self.places: dict[str, str] = {}
+        """The last id of its stream that a run's reader was told."""
         self.connections: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         """What the client met and tried again."""
@@ -245,10 +247,10 @@ class Load:
     async def follow(self, run: str) -> None:
         """Read a run's stream to its end, again from where it was whenever it breaks."""
         seen = self.seen[run]
-        place = ""
         deadline = time.monotonic() + 150.0
         while time.monotonic() < deadline:
             self.connections[run] += 1
+            place = self.places.get(run) or (str(seen[-1]) if seen else "")
             headers = {"Last-Event-ID": place} if place else {}
             try:
                 async with self.client.stream("GET", f"/api/v1/runs/{run}/stream", headers=headers) as answer:
@@ -256,9 +258,9 @@ class Load:
                         return
                     async for line in answer.aiter_lines():
                         if line.startswith("id: "):
-                            place = line[4:]
-                            if place.isdecimal():
-                                seen.append(int(place))
+                            self.places[run] = line[4:]
+                            if line[4:].isdecimal():
+                                seen.append(int(line[4:]))
             except httpx2.TransportError:
                 pass
             await asyncio.sleep(0.3)
