@@ -146,9 +146,8 @@ class RunState(Reviving):
 
     def _reopened(self, event: ev.RunReopened) -> None:
         self.status = Status.RUNNING
-        self.failing = self.failure = None
+        self.failing = self.failure = self.debug.stop = None
         self.pausing = False
-        self.debug.stop = None
         self._rebudget(event.budget)
 
     # -- stages ----------------------------------------------------------------------------------
