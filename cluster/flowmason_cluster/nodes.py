@@ -78,14 +78,14 @@ async def _ask(address: str, node: str, settings: WorkerSettings, mark: str | No
     while time.monotonic() < deadline:
         placed = task.options(name="flowmason/node", scheduling_strategy=there)
         answer = placed.remote(settings.values_url, mark, code_folder(settings))
-        asked = asyncio.ensure_future(answer)
+        asked: asyncio.Future[dict[str, str]] = asyncio.ensure_future(answer)
         while not (await asyncio.wait([asked], timeout=_LOOK_S))[0] and time.monotonic() < deadline:
             if node not in living(await asyncio.to_thread(ray.nodes)):
                 asked.cancel()
                 return None
         try:
             if asked.done():
-                return asked.result()  # type: ignore[no-any-return]
+                return asked.result()
         except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
             # It has just come, or just gone, and not everybody has heard of that.
             if node not in living(await asyncio.to_thread(ray.nodes)):

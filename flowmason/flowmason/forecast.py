@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from flowmason.allowing import asks_models
+from flowmason.control.inputs import MOST_RETRIES
 from flowmason.errors import ExpressionError
 from flowmason.expressions import Fields, Static, Template, evaluate, references
 from flowmason.ids import PlanId, StagePath, format_path
@@ -22,8 +23,6 @@ from flowmason.usage import Limit, Usage, limit_words, used
 
 NOTHING = Limit(0, 0)
 _LIBRARY = "flowmason.lab"
-_MOST_RETRIES = 10
-"""Of a trycatch; see `control.inputs.TryCatch`."""
 
 
 class StageWorst(msgspec.Struct, frozen=True):
@@ -169,7 +168,7 @@ class _Walk:
 
     def _retries(self, stage: Stage) -> int:
         found = _known(stage.inputs, "max_retries", self._given, 0)
-        return found if isinstance(found, int) and 0 <= found <= _MOST_RETRIES else _MOST_RETRIES
+        return found if isinstance(found, int) and 0 <= found <= MOST_RETRIES else MOST_RETRIES
 
 
 def _known(inputs: Template, name: str, given: Mapping[str, Any] | None, missing: Any) -> Any:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -350,3 +351,16 @@ def wait_for(look: Callable[[], T], *, what: str | Callable[[], str], within_s: 
             return found
         time.sleep(0.03)
     raise AssertionError(f"it did not come to pass within {within_s:g} s: {what if isinstance(what, str) else what()}")
+
+
+@contextmanager
+def standing_cluster(folder: Path) -> Iterator[Project]:
+    """A warm Ray of two CPUs, by `fm cluster up`, and the project that owns it."""
+    owner = Project(folder, on="ray")
+    try:
+        up = owner.fm("cluster", "up", "--num-cpus", "2", "--no-dashboard")
+        assert up.code == 0, repr(up)
+        yield owner
+        owner.fm("cluster", "down")
+    finally:
+        owner.close()

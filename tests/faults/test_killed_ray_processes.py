@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.kit import Project, chain, stage, wait_for
+from faults.kit import Project, chain, stage, standing_cluster, wait_for
 from flowmason import event as ev
 
 pytestmark = pytest.mark.slow
@@ -20,14 +20,8 @@ FIRST_SIX = ("s1", "s2", "s3", "s4", "s5", "s6")
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A warm cluster; its FLOWMASON_HOME."""
-    made = Project(tmp_path_factory.mktemp("cluster"), on="ray")
-    try:
-        up = made.fm("cluster", "up", "--num-cpus", "2", "--no-dashboard")
-        assert up.code == 0, repr(up)
-        yield made.home
-        made.fm("cluster", "down")
-    finally:
-        made.close()
+    with standing_cluster(tmp_path_factory.mktemp("cluster")) as owner:
+        yield owner.home
 
 
 @pytest.fixture

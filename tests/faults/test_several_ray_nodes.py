@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from faults.kit import Fm, Project, stage, wait_for
+from faults.kit import Fm, Project, stage, standing_cluster, wait_for
 from flowmason import event as ev
 from flowmason_actors import processes
 
@@ -77,10 +78,13 @@ class Cluster:
         self.environ = owner.environ
         state = json.loads((owner.home / "cluster.json").read_text())
         self.address, self.token = state["address"], state["token_path"]
+        self.folders: list[str] = []
+        """Of the nodes that joined; below /tmp, since the paths of their sockets must be short."""
 
     def join(self, log: Path, *, hidden: Sequence[Path] = ()) -> subprocess.Popen[bytes]:
         """Start a node of two CPUs and four `far`, as docs/cluster.md says. It sees nothing of the folders `hidden`."""
         temp = tempfile.mkdtemp(prefix="fm-node-", dir="/tmp")
+        self.folders.append(temp)
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={self.address}"]
         command += ["--num-cpus=2", '--resources={"far": 4}', f"--temp-dir={temp}", "--object-store-memory=100000000"]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"]
@@ -106,14 +110,11 @@ def kill(node: subprocess.Popen[bytes]) -> set[int]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    made = Project(tmp_path_factory.mktemp("cluster"), on="ray")
-    try:
-        up = made.fm("cluster", "up", "--num-cpus", "2", "--no-dashboard")
-        assert up.code == 0, repr(up)
-        yield Cluster(made)
-        made.fm("cluster", "down")
-    finally:
-        made.close()
+    with standing_cluster(tmp_path_factory.mktemp("cluster")) as owner:
+        made = Cluster(owner)
+        yield made
+        for folder in made.folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 Join = Callable[..., subprocess.Popen[bytes]]

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from flowmason.errors import ProviderError
@@ -57,13 +58,18 @@ def accelerator(nodes: list[dict[str, float]]) -> str | None:
 
 def documents(source: Source, adapters: tuple[Adapter, ...], found: str | None) -> tuple[ServedModel, ServedModel]:
     """A model for GPUs with what stands in for them, and which of the two this machine is to serve."""
-    shared = {"name": "tiny", "source": source, "engine": Engine.VLLM, "adapters": adapters, "max_ongoing": 4}
-    defaults = Defaults(temperature=0, max_tokens=64)
     arguments = {"max_model_len": 2048, "enforce_eager": True}
-    cpu = ServedModel(**shared, defaults=defaults, engine_args={**arguments, "dtype": "float32"})  # type: ignore[arg-type]
-    declared = ServedModel(
-        **shared,  # type: ignore[arg-type]
-        defaults=defaults,
+    cpu = ServedModel(
+        name="tiny",
+        source=source,
+        engine=Engine.VLLM,
+        engine_args={**arguments, "dtype": "float32"},
+        max_ongoing=4,
+        defaults=Defaults(temperature=0, max_tokens=64),
+        adapters=adapters,
+    )
+    declared = msgspec.structs.replace(
+        cpu,
         engine_args={**arguments, "dtype": "float16", "gpu_memory_utilization": 0.3},
         gpus=Gpus(2, 1, "H100") if found is None else Gpus(1, 1, found),
         cpu=cpu,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from flowmason.ids import Digest, sha256
 from flowmason.studio.identity.permissions import Role
+from flowmason_serve_apps.studio.routes import blobs
 from studio.conducting import conducting, ended, made, started
 from studio.kit import Studio, settings_in, studio_in
 
@@ -86,25 +88,45 @@ def test_who_may_start_no_runs_uploads_nothing(small: Studio) -> None:
     assert not _kept(small)
 
 
-async def test_a_body_that_breaks_off_is_no_file(small: Studio) -> None:
-    come: Iterator[dict[str, Any]] = iter([
-        {"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"},
-    ])  # fmt: skip
+async def _told(studio: Studio, receive: Any) -> dict[str, Any]:
+    """What the app says first to an upload whose messages `receive` gives."""
     sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return next(come)
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    headers = {"host": "127.0.0.1", **{name.lower(): text for name, text in small.headers().items()}}
+    headers = {"host": "127.0.0.1", **{name.lower(): text for name, text in studio.headers().items()}}
     scope = {
         "type": "http", "method": "POST", "path": BLOBS, "raw_path": BLOBS.encode(), "query_string": b"",
         "scheme": "http", "http_version": "1.1", "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1),
         "root_path": "",
         "headers": [(name.encode(), text.encode()) for name, text in headers.items()], "state": {},
     }  # fmt: skip
-    await small.app(scope, receive, send)
-    assert sent[0]["status"] == 400
+    await asyncio.wait_for(studio.app(scope, receive, send), 10)
+    return sent[0]
+
+
+HALF = {"type": "http.request", "body": b"half", "more_body": True}
+
+
+async def test_a_body_that_breaks_off_is_no_file(small: Studio) -> None:
+    come: Iterator[dict[str, Any]] = iter([HALF, {"type": "http.disconnect"}])
+
+    async def receive() -> dict[str, Any]:
+        return next(come)
+
+    assert (await _told(small, receive))["status"] == 400
+    assert not _kept(small)
+
+
+async def test_a_body_that_never_ends_is_given_up(small: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs, "BODY_S", 0.1)
+    come = [HALF]
+
+    async def receive() -> dict[str, Any]:
+        while not come:
+            await asyncio.sleep(60)
+        return come.pop()
+
+    assert (await _told(small, receive))["status"] == 408
     assert not _kept(small)

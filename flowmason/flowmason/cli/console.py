@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -238,13 +238,21 @@ def choice(value: str, known: Sequence[str], option: str) -> str:
     raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}.{hint}", param_hint=option)
 
 
-def finite(value: float | None) -> float | None:
-    """A number that is one: `inf` and `nan` are floats, too. Raises a usage error."""
+def _finite(value: float | None) -> float | None:
+    # `inf` and `nan` are floats, too.
     import math
 
     if value is None or math.isfinite(value):
         return value
     raise typer.BadParameter(f"{value} is not a number of seconds.")
+
+
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout", "-t", metavar="SECONDS", min=0.001, callback=_finite, help="Cancel the run after so long."
+    ),
+]
 
 
 def money(value: str | None, option: str) -> str | None:

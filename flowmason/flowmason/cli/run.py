@@ -58,17 +58,7 @@ def run(
     forecast: Annotated[
         bool, typer.Option("--forecast", help="First say what it may cost at worst, and what it usually costs.")
     ] = False,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout",
-            "-t",
-            metavar="SECONDS",
-            min=0.001,
-            callback=console.finite,
-            help="Cancel the run after so long.",
-        ),
-    ] = None,
+    timeout: console.Timeout = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     items: Annotated[bool, typer.Option("--items", help="With --json: list the stages of foreach items, too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the output and errors.")] = False,

@@ -15,6 +15,9 @@ from flowmason.policy import STAGE_TIMEOUT_MS_MAX, STAGE_TIMEOUT_MS_MIN
 RESERVED = frozenset({"input", "upstream", "stages", "context", "env", "error", "_error"})
 """Roots of the expression language; a loop variable may not hide one."""
 
+MOST_RETRIES = 10
+"""How often a trycatch may try again."""
+
 _Timeout = Annotated[int, Meta(ge=STAGE_TIMEOUT_MS_MIN, le=STAGE_TIMEOUT_MS_MAX)]
 
 
@@ -57,7 +60,7 @@ class TryCatch(_Input, frozen=True):
     finally_stages: list[str] = []
     error_scope: Literal["propagate", "continue"] = "continue"
     catch_error_types: list[str] = []
-    max_retries: Annotated[int, Meta(ge=0, le=10)] = 0
+    max_retries: Annotated[int, Meta(ge=0, le=MOST_RETRIES)] = 0
     retry_delay_ms: Annotated[int, Meta(ge=0)] = 1000
     pass_data: Any = None
 

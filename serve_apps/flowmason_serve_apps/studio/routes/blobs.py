@@ -19,6 +19,8 @@ from flowmason_serve_apps.studio.routes.parts import Given, RunStarter
 
 router = APIRouter(tags=["runs"])
 OCTETS = "application/octet-stream"
+BODY_S = 900.0
+"""For how long a client may be about its file; the door's bound is for bodies that are read whole."""
 _TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}", re.ASCII)
 _BODY = {"required": True, "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}}
 
@@ -50,11 +52,15 @@ async def create(services: Given, caller: RunStarter, request: Request) -> model
             file.write(piece)
 
         try:
-            async for piece in request.stream():
-                size += len(piece)
-                if size > most:
-                    return _too_large(request, most)
-                await asyncio.to_thread(take, piece)
+            async with asyncio.timeout(BODY_S):
+                async for piece in request.stream():
+                    size += len(piece)
+                    if size > most:
+                        return _too_large(request, most)
+                    await asyncio.to_thread(take, piece)
+        except TimeoutError:
+            detail = f"the body did not come within {BODY_S:g} s"
+            return problems.problem(408, detail, code="REQUEST_TIMEOUT", instance=request.url.path)
         except ClientDisconnect:
             raise UsageError("the body broke off") from None
         name = Digest(f"sha256:{digest.hexdigest()}")
