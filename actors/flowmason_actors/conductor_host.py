@@ -215,7 +215,10 @@ def load(place: str) -> Callable[..., Any]:
 
 
 def _wake_up() -> None:
-    """In an actor: call `ready` of our own, since after a restart nobody else does."""
+    """In an actor: call `ready` of our own, since after a restart nobody else does.
+
+    While `__init__` runs, a restarted actor stands as `RESTARTING`: Ray drops a call that may not be retried.
+    """
     with contextlib.suppress(ImportError):
         import ray
 
@@ -223,4 +226,4 @@ def _wake_up() -> None:
             from flowmason.studio import logs
 
             logs.install()
-            ray.get_runtime_context().current_actor.ready.remote()
+            ray.get_runtime_context().current_actor.ready.options(max_task_retries=-1).remote()
