@@ -6,10 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from flowmason.database import normalise_url
 from flowmason.event import Event, RunCompleted, RunSubmitted, StageFinished
 from flowmason.ids import LOCAL_ORG, ConductorId, PlanId, RunId, sha256
 from flowmason.journal import Append, Claimed, Command, Journal, NewRun, RunRow
+from flowmason.journal_memory import MemoryJournal
+from flowmason.slices import Day
+from flowmason.usage import Limit
 from flowmason.value import inline
 
 SQL = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
@@ -20,6 +25,7 @@ PLAN = b"a plan"
 PLAN_ID = PlanId(sha256(PLAN))
 ME = ConductorId("cond_ME")
 OTHER = ConductorId("cond_OTHER")
+DAY = "1970-01-01"
 
 
 def new_run(name: str = "a", **fields: Any) -> NewRun:
@@ -86,3 +92,22 @@ async def contiguous(journal: Journal, run_id: RunId, last: int) -> None:
     row = await journal.row(run_id)
     assert row is not None
     assert row.seq == last
+
+
+def limited(journal: Journal, store_url: str, limit: Limit) -> None:
+    """Give the org a budget of a day."""
+    if isinstance(journal, MemoryJournal):
+        journal.daily[LOCAL_ORG] = limit
+        return
+    engine = sa.create_engine(normalise_url(store_url))
+    with engine.begin() as connection:
+        statement = sa.text("INSERT INTO org_budgets (org_id, nanodollars, tokens) VALUES (:org, :money, :tokens)")
+        connection.execute(statement, {"org": LOCAL_ORG, "money": limit.nanodollars, "tokens": limit.tokens})
+    engine.dispose()
+
+
+async def day(journal: Journal) -> Day:
+    """How its day stands; never more is taken than there is."""
+    found = await journal.budget_day(LOCAL_ORG, DAY)
+    assert found is not None and found.limit.fits(found.taken), found
+    return found

@@ -25,6 +25,8 @@ ConductorId = NewType("ConductorId", str)
 Digest = NewType("Digest", str)
 """`sha256:<hex>` over bytes."""
 
+GATE = "gate_"
+"""How the id of an endpoint of served models begins, which stands in the list of conductors."""
 LOCAL_ORG = OrgId("local")
 
 StagePath = tuple[str | int, ...]
@@ -97,6 +99,14 @@ class Ids:
     def conductor(self) -> ConductorId:
         """A fresh conductor id."""
         return ConductorId("cond_" + self._sortable())
+
+    def gate(self) -> ConductorId:
+        """A fresh id of an endpoint of served models, which beats and holds slices as a conductor does."""
+        return ConductorId(GATE + self._sortable())
+
+    def call(self) -> str:
+        """A fresh id of a model call that no run makes."""
+        return "call_" + self._sortable()
 
     def command(self) -> str:
         """A fresh command id."""

@@ -19,10 +19,10 @@ import msgspec
 
 from flowmason.event import Event, Frame, Recorded
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId
-from flowmason.ledger import UsageSum
+from flowmason.ledger import OrgCall, UsageSum
 from flowmason.report import Delta, LogLine
 from flowmason.slices import Day, Moves, Taken
-from flowmason.usage import Amount, Limit
+from flowmason.usage import Amount, Call, Limit
 
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 URGENT = frozenset({"cancel", "pause"})
@@ -260,6 +260,20 @@ class Journal(Protocol):
 
     async def return_slices(self, conductor: ConductorId, org_id: OrgId) -> None:
         """Give back what is free in a conductor's slices of an org."""
+        ...
+
+    async def hold_call(self, owner: ConductorId, made: OrgCall, need: Amount, at: int) -> Taken | None:
+        """Reserve a call that no run makes out of its owner's slice, which grows as by `take_slice`.
+
+        None: it is held, or the org has no budget. Else it does not fit, and what it gives says how the day stands.
+
+        Raises `FencedError` where the owner is not listed. `bury` and `retire` end its calls as lost.
+        """
+        ...
+
+    async def end_call(self, owner: ConductorId, made: OrgCall, call: Call, at: int) -> None:
+        """Note a call that no run made in the ledger and settle what was held for it, on the day of `at` (ms). A slice
+        of which no call is held any more goes back. A call that has ended already is left as it is."""
         ...
 
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:

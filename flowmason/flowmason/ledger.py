@@ -1,4 +1,5 @@
-"""The ledger: every model call of every run, as rows that are written with the events that carry them.
+"""The ledger: every model call of every run, as rows that are written with the events that carry them; and every call
+that an org's people made of served models over HTTP, which belongs to no run.
 
 It outlives the runs that `fm runs prune` deletes. What it says of a run is what the run's journal says, no more.
 """
@@ -12,8 +13,8 @@ from typing import Any
 import msgspec
 
 from flowmason.event import Event
-from flowmason.ids import StagePath
-from flowmason.usage import Call, CallEnd, dollars
+from flowmason.ids import OrgId, StagePath
+from flowmason.usage import Amount, Call, CallEnd, dollars
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -30,12 +31,27 @@ class Entry(msgspec.Struct, frozen=True):
     call: Call
 
 
+class OrgCall(msgspec.Struct, frozen=True):
+    """A call that no run makes: somebody of an org asks a served model over HTTP."""
+
+    id: str
+    """`call_…`; in the ledger it stands in the place of a run's."""
+    org_id: OrgId
+    caller: str
+    """The API key or the user."""
+    provider: str
+    model: str
+
+
 class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
-    """What an org's calls of one day, pipeline and model add up to."""
+    """What an org's calls of one day, pipeline (or caller) and model add up to."""
 
     day: str
     """UTC, `2026-11-27`."""
     pipeline: str
+    """Empty: no run made the calls, but `caller`."""
+    caller: str = ""
+    """The API key or the user that asked over HTTP; empty for calls of runs."""
     provider: str
     model: str
     calls: int = 0
@@ -80,24 +96,33 @@ def entries(events: Iterable[Event], first_seq: int) -> Iterator[Entry]:
                 yield Entry(first_seq + offset, n, path, getattr(event, "attempt", 0), call)
 
 
+def lost(held: Amount) -> Call:
+    """What is noted of a call whose end nobody told: all that was held for it."""
+    return Call(
+        "", "", CallEnd.LOST, input_tokens=held.tokens, cost_nanodollars=held.nanodollars, estimated=True
+    )  # fmt: skip
+
+
 def day_of(at: int) -> str:
     """The UTC day of a moment in ms."""
     return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d")
 
 
-def sums(found: Iterable[tuple[str, str, Call]]) -> list[UsageSum]:
-    """Calls as (day, pipeline, call), added up; the latest day first, then by pipeline, provider and model."""
-    table: dict[tuple[str, str, str, str], UsageSum] = {}
-    for day, pipeline, call in found:
-        key = (day, pipeline, call.provider, call.model)
-        known = table.get(key) or UsageSum(day=day, pipeline=pipeline, provider=call.provider, model=call.model)
+def sums(found: Iterable[tuple[str, str, str, Call]]) -> list[UsageSum]:
+    """Calls as (day, pipeline, caller, call), added up, in the order of `in_order`."""
+    table: dict[tuple[str, str, str, str, str], UsageSum] = {}
+    for day, pipeline, caller, call in found:
+        key = (day, pipeline, caller, call.provider, call.model)
+        known = table.get(key) or UsageSum(
+            day=day, pipeline=pipeline, caller=caller, provider=call.provider, model=call.model
+        )
         table[key] = known.plus(call)
     return in_order(table.values())
 
 
 def in_order(found: Iterable[UsageSum]) -> list[UsageSum]:
-    """The latest day first, then by pipeline, provider and model."""
-    ordered = sorted(found, key=lambda each: (each.pipeline, each.provider, each.model))
+    """The latest day first, then by pipeline, caller, provider and model."""
+    ordered = sorted(found, key=lambda each: (each.pipeline, each.caller, each.provider, each.model))
     return sorted(ordered, key=lambda each: each.day, reverse=True)
 
 

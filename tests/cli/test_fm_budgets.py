@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
 
+from flowmason.ids import LOCAL_ORG, ConductorId
+from flowmason.journal_sql import open_journal
+from flowmason.ledger import OrgCall
+from flowmason.usage import Call
 from fm_project import Fm, Project
 
 MOCK = {"max_tokens": 200, "extra": {"price": {"input": "1000", "output": "2000"}}}
@@ -81,6 +87,21 @@ def test_usage_is_added_up_over_runs_by_day_pipeline_and_model(line: Project, fm
     assert "line" in shown.out and "$" in shown.out
     assert fm("usage", "--by", "moon").code == 2
     assert fm("usage", "--pipeline", "other", "--json").json == {"items": [], "total": None}
+
+
+def test_calls_over_http_are_shown_under_their_caller(line: Project, fm: Fm) -> None:
+    async def called() -> None:
+        journal = open_journal(f"sqlite:///{line.root / '.flowmason' / 'flowmason.db'}")
+        made = OrgCall("call_1", LOCAL_ORG, "key_1", "models", "small")
+        await journal.end_call(ConductorId("gate_1"), made, Call("", "", input_tokens=7), int(time.time() * 1000))
+        await journal.close()
+
+    fm("run", "line")
+    asyncio.run(called())
+    items = fm("usage", "--by", "caller", "--json").json["items"]
+    assert {item["caller"]: item["input_tokens"] for item in items}["key_1"] == 7 and len(items) == 2
+    shown = fm("usage", "--by", "pipeline,caller").out
+    assert [each.split()[:3] for each in shown.splitlines() if "key_1" in each] == [["(over", "HTTP)", "key_1"]]
 
 
 def test_a_run_that_failed_for_its_budget_goes_on_with_a_larger_one(line: Project, fm: Fm) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import sqlalchemy as sa
-
-from flowmason.database import normalise_url
 from flowmason.event import StageFinished, StageStarted
 from flowmason.ids import LOCAL_ORG
 from flowmason.journal import Journal
@@ -14,27 +11,9 @@ from flowmason.journal_memory import MemoryJournal
 from flowmason.slices import Day, Moves
 from flowmason.usage import Amount, Call, Limit
 from flowmason.value import inline
-from journal_samples import ME, OTHER, Opener, append, claimed
+from journal_samples import DAY, ME, OTHER, Opener, append, claimed, day, limited
 
-DAY = "1970-01-01"
 CALL = Call("p", "m", input_tokens=30, output_tokens=5, cost_nanodollars=70)
-
-
-def limited(journal: Journal, store_url: str, limit: Limit) -> None:
-    if isinstance(journal, MemoryJournal):
-        journal.daily[LOCAL_ORG] = limit
-        return
-    engine = sa.create_engine(normalise_url(store_url))
-    with engine.begin() as connection:
-        statement = sa.text("INSERT INTO org_budgets (org_id, nanodollars, tokens) VALUES (:org, :money, :tokens)")
-        connection.execute(statement, {"org": LOCAL_ORG, "money": limit.nanodollars, "tokens": limit.tokens})
-    engine.dispose()
-
-
-async def day(journal: Journal) -> Day:
-    found = await journal.budget_day(LOCAL_ORG, DAY)
-    assert found is not None and found.limit.fits(found.taken), found
-    return found
 
 
 async def test_an_org_without_a_budget_has_no_slices(journal: Journal) -> None:

@@ -9,8 +9,9 @@ import typer
 from flowmason.cli import console
 from flowmason.cli.studio_org import Json, Studio, TargetOrg
 
-BY = ("day", "pipeline", "model")
+BY = ("day", "pipeline", "caller", "model")
 _SUMMED = ("calls", "failed", "cached", "input_tokens", "output_tokens", "cached_tokens", "unpriced", "estimated")
+_NO_RUN = "(over HTTP)"
 _MS = 24 * 3600 * 1000
 
 
@@ -18,7 +19,10 @@ def usage(
     days: Annotated[int, typer.Option("--days", min=1, max=366, help="How many days back, today included (UTC).")] = 30,
     pipeline: Annotated[str | None, typer.Option("--pipeline", "-p", metavar="NAME", help="Only of this one.")] = None,
     by: Annotated[
-        str, typer.Option("--by", metavar="KEYS", help="What is added up: some of day, pipeline, model, with commas.")
+        str,
+        typer.Option(
+            "--by", metavar="KEYS", help="What is added up: some of day, pipeline, caller, model, with commas."
+        ),
     ] = "day,pipeline,model",
     forecast: Annotated[
         str | None,
@@ -32,7 +36,8 @@ def usage(
 ) -> None:
     """What models were asked: calls, tokens and dollars, by day, pipeline and model.
 
-    It counts every call of every run, also of runs that are deleted by now.
+    It counts every call of every run, also of runs that are deleted by now, and in a Studio those that people made of
+    served models over HTTP: they are of no pipeline, but of a caller.
 
     Examples:
       fm usage
@@ -140,6 +145,8 @@ def _table(items: list[dict[str, Any]], total: dict[str, Any], keys: list[str]) 
 
     def names(item: dict[str, Any]) -> list[str]:
         found = {key: str(item[key]) for key in keys}
+        if "pipeline" in found:
+            found["pipeline"] = found["pipeline"] or _NO_RUN
         if "model" in found:
             found["model"] = "/".join(part for part in (item["provider"], item["model"]) if part) or "not known"
         return list(found.values())

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from flowmason.dispatch import Load
 from flowmason.ids import StagePath
+from flowmason.ledger import lost as lost_call
 from flowmason.report import Ended, Region, Report
 from flowmason.state import ForeachState, Role, ScopeState, StageState
-from flowmason.usage import Call, CallEnd, total, used
+from flowmason.usage import Amount, Call, total, used
 
 Ranges = list[tuple[int, int]]
 Hear = Callable[["Flight", Report], None]
@@ -57,8 +58,7 @@ class Flight:
         rest = limit.less(used(total(found))).amount
         if rest.nanodollars <= 0 and rest.tokens <= 0:
             return found
-        cost, tokens = max(0, rest.nanodollars), max(0, rest.tokens)
-        return (*found, Call("", "", CallEnd.LOST, input_tokens=tokens, cost_nanodollars=cost, estimated=True))
+        return (*found, lost_call(rest.most(Amount())))
 
     @property
     def effect(self) -> StageState | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from flowmason.ids import ConductorId, OrgId, RunId
-from flowmason.ledger import UsageSum, sums
+from flowmason.ledger import OrgCall, UsageSum, day_of, lost, sums
 from flowmason.slices import Day, Moves, Taken, take
-from flowmason.usage import Amount, Call, Limit
+from flowmason.usage import Amount, Call, Limit, used
 
 
 class Books:
@@ -14,20 +16,23 @@ class Books:
     def __init__(self) -> None:
         self.daily: dict[OrgId, Limit] = {}
         """What orgs may spend a day, of those that have a budget."""
-        self._ledger: list[tuple[OrgId, str, str, Call]] = []
+        self._ledger: list[tuple[OrgId, str, str, str, Call]] = []
         self._slices: dict[tuple[OrgId, str, ConductorId], list[Amount]] = {}
         """Free, and spent."""
         self._reserved: dict[RunId, tuple[OrgId, Amount]] = {}
+        self._held: dict[str, tuple[ConductorId, OrgCall, Amount, int]] = {}
+        """Calls that no run makes, under way."""
+        self._ended: set[str] = set()
 
-    def note(self, org_id: OrgId, day: str, pipeline: str, call: Call) -> None:
+    def note(self, org_id: OrgId, day: str, pipeline: str, call: Call, caller: str = "") -> None:
         """Add a model call to the ledger."""
-        self._ledger.append((org_id, day, pipeline, call))
+        self._ledger.append((org_id, day, pipeline, caller, call))
 
     def usage(self, org_id: OrgId, since: str, until: str, pipeline: str | None) -> list[UsageSum]:
         """Sums of the ledger from day `since` to day `until`."""
         return sums(
-            (day, name, call)
-            for org, day, name, call in self._ledger
+            (day, name, caller, call)
+            for org, day, name, caller, call in self._ledger
             if org == org_id and since <= day <= until and pipeline in (None, name)
         )
 
@@ -40,7 +45,13 @@ class Books:
             self.daily[org_id],
             spent=sum((spent for _, spent in held), Amount()),
             free=sum((free for free, _ in held), Amount()),
-            reserved=sum((amount for org, amount in self._reserved.values() if org == org_id), Amount()),
+            reserved=sum(
+                (
+                    *(amount for org, amount in self._reserved.values() if org == org_id),
+                    *(amount for _, made, amount, _ in self._held.values() if made.org_id == org_id),
+                ),
+                Amount(),
+            ),
         )
 
     def take(self, conductor: ConductorId, org_id: OrgId, day: str, need: Amount) -> Taken | None:
@@ -64,3 +75,40 @@ class Books:
         held = self._slices.setdefault((org_id, moves.day, owner), [Amount(), Amount()])
         held[0], held[1] = held[0] + moves.free, held[1] + moves.spent
         self._reserved[run_id] = (org_id, moves.reserved)
+
+    def hold(self, owner: ConductorId, made: OrgCall, need: Amount, at: int) -> Taken | None:
+        """Reserve a call that no run makes."""
+        day, limit = day_of(at), self.daily.get(made.org_id, Limit())
+        if not limit:
+            return None
+        need = limit.of(need).amount
+        own = self._slices.setdefault((made.org_id, day, owner), [Amount(), Amount()])
+        if missing := need.beyond(own[0]):
+            taken = self.take(owner, made.org_id, day, missing)
+            if taken is None or taken.got is None:
+                return taken
+        own[0] -= need
+        self._held[made.id] = (owner, made, need, at)
+        return None
+
+    def end(self, owner: ConductorId, made: OrgCall, call: Call, at: int) -> None:
+        """Note a call that no run made, and settle it."""
+        if made.id in self._ended:
+            return
+        self._ended.add(made.id)
+        call = structs.replace(call, provider=call.provider or made.provider, model=call.model or made.model)
+        self.note(made.org_id, day_of(at), "", call, made.caller)
+        if (held := self._held.pop(made.id, None)) is None:
+            return
+        spent, own = used(call.usage), self._slices.setdefault((made.org_id, day_of(at), owner), [Amount(), Amount()])
+        if day_of(held[3]) == day_of(at):
+            own[0] += held[2] - spent
+        own[1] += spent
+        if not any(each[0] == owner and each[1].org_id == made.org_id for each in self._held.values()):
+            self.empty(owner, made.org_id)
+
+    def bury(self, owner: ConductorId) -> None:
+        """What a dead one held free is others', and its calls are lost."""
+        for _, made, amount, at in [each for each in self._held.values() if each[0] == owner]:
+            self.end(owner, made, lost(amount), at)
+        self.empty(owner)

@@ -16,10 +16,10 @@ from flowmason.ids import ConductorId, OrgId, PlanId, RunId
 from flowmason.journal import TERMINAL, URGENT, Append, Claimed, Command, NewRun, RunRow
 from flowmason.journal_memory.books import Books
 from flowmason.journal_memory.runs import Run, rank, wants_claiming
-from flowmason.ledger import UsageSum, day_of, entries
+from flowmason.ledger import OrgCall, UsageSum, day_of, entries
 from flowmason.report import Delta, LogLine
 from flowmason.slices import Day, Taken
-from flowmason.usage import Amount, Limit
+from flowmason.usage import Amount, Call, Limit
 
 Hook = Callable[[str, Any], Awaitable[None] | None]
 """Called with the name of the writing method and its argument; may be a coroutine function."""
@@ -238,6 +238,19 @@ class MemoryJournal:
         self._books.empty(conductor, org_id)
         await _call(self.after_commit, "return_slices", conductor)
 
+    async def hold_call(self, owner: ConductorId, made: OrgCall, need: Amount, at: int) -> Taken | None:
+        await _call(self.before_commit, "hold_call", made)
+        if owner not in self._conductors:
+            raise FencedError(f"{owner} was buried or never enlisted")
+        taken = self._books.hold(owner, made, need, at)
+        await _call(self.after_commit, "hold_call", made)
+        return taken
+
+    async def end_call(self, owner: ConductorId, made: OrgCall, call: Call, at: int) -> None:
+        await _call(self.before_commit, "end_call", made)
+        self._books.end(owner, made, call, at)
+        await _call(self.after_commit, "end_call", made)
+
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:
         await _call(self.before_commit, "prune", org_id)
         wanted = set(statuses or TERMINAL)
@@ -337,7 +350,7 @@ class MemoryJournal:
 
     def _remove(self, conductor: ConductorId) -> None:
         self._conductors.pop(conductor, None)
-        self._books.empty(conductor)
+        self._books.bury(conductor)
         for run in self._runs.values():
             if run.bare.owner == conductor:
                 run.change(owner=None)

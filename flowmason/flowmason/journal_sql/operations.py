@@ -263,6 +263,9 @@ class Remove(Operation):
         self.result = True
         connection.write("UPDATE runs SET owner=NULL WHERE owner=?", (self.conductor,))
         connection.write(EMPTY_SLICES, (self.conductor,))
+        from flowmason.journal_sql import slices
+
+        slices.forfeit_calls(connection, self.conductor)
 
     def written(self, connection: Connection) -> bool:
         sql = "SELECT 1 FROM conductors WHERE conductor_id=?"

@@ -1,4 +1,4 @@
-"""Rows of what orgs may spend a day: budgets, the slices of conductors, reservations of runs."""
+"""Rows of what orgs may spend a day: budgets, the slices of conductors, what runs and calls over HTTP have reserved."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 from flowmason import slices
 from flowmason.database.connections import Connection
+from flowmason.errors import FencedError
 from flowmason.ids import ConductorId, OrgId, RunId
+from flowmason.journal_sql import usage
 from flowmason.journal_sql.operations import EMPTY_SLICES, Operation
+from flowmason.ledger import OrgCall, day_of, lost
 from flowmason.slices import Day, Moves
-from flowmason.usage import Amount, Limit
+from flowmason.usage import Amount, Call, Limit, used
 
 LIMITS = "SELECT org_id, nanodollars, tokens FROM org_budgets WHERE org_id IN ({})"
 DAY = (
@@ -19,8 +22,10 @@ DAY = (
     " COALESCE((SELECT SUM(spent_tokens) FROM budget_slices WHERE org_id=b.org_id AND day=?), 0),"
     " COALESCE((SELECT SUM(free_nanodollars) FROM budget_slices WHERE org_id=b.org_id AND day=?), 0),"
     " COALESCE((SELECT SUM(free_tokens) FROM budget_slices WHERE org_id=b.org_id AND day=?), 0),"
-    " COALESCE((SELECT SUM(nanodollars) FROM run_reservations WHERE org_id=b.org_id), 0),"
+    " COALESCE((SELECT SUM(nanodollars) FROM run_reservations WHERE org_id=b.org_id), 0)"
+    " + COALESCE((SELECT SUM(nanodollars) FROM held_calls WHERE org_id=b.org_id), 0),"
     " COALESCE((SELECT SUM(tokens) FROM run_reservations WHERE org_id=b.org_id), 0)"
+    " + COALESCE((SELECT SUM(tokens) FROM held_calls WHERE org_id=b.org_id), 0)"
     " FROM org_budgets b WHERE b.org_id=?"
 )
 """One statement, so that it sees one moment: commits of other conductors move amounts between these tables."""
@@ -36,6 +41,14 @@ _RESERVE = (
     "INSERT INTO run_reservations (run_id, org_id, nanodollars, tokens) VALUES (?,?,?,?) ON CONFLICT (run_id)"
     " DO UPDATE SET nanodollars=excluded.nanodollars, tokens=excluded.tokens"
 )
+
+
+_HOLD = (
+    "INSERT INTO held_calls (call_id, org_id, owner, caller, provider, model, day, at, nanodollars, tokens)"
+    " VALUES (?,?,?,?,?,?,?,?,?,?)"
+)
+_HELD = "call_id, org_id, caller, provider, model, day, at, nanodollars, tokens"
+_IDLE = " AND org_id=? AND NOT EXISTS (SELECT 1 FROM held_calls h WHERE h.owner=? AND h.org_id=?)"
 
 
 def day_of_row(row: Sequence[Any]) -> Day:
@@ -68,15 +81,12 @@ class TakeSlice(Operation):
         self.result = None
         if not connection.write("UPDATE org_budgets SET org_id=org_id WHERE org_id=?", (self.org_id,)):
             return
-        if not connection.run("SELECT 1 FROM conductors WHERE conductor_id=?", (self.conductor,)).fetchone():
+        if not _listed(connection, self.conductor):
             return  # it was buried: what it held is others'
         row = connection.run(DAY, (*([self.day] * 4), self.org_id)).fetchone()
         assert row is not None
-        own = connection.run(
-            "SELECT free_nanodollars, free_tokens FROM budget_slices WHERE org_id=? AND day=? AND owner=?",
-            (self.org_id, self.day, self.conductor),
-        ).fetchone()
-        taken = slices.take(day_of_row(row), self.need, Amount(*own) if own else Amount())
+        own = _own_free(connection, self.conductor, self.org_id, self.day)
+        taken = slices.take(day_of_row(row), self.need, own)
         if taken.got:
             amounts = (taken.got.nanodollars, taken.got.tokens, 0, 0)
             connection.write(_ADD, (self.org_id, self.day, self.conductor, *amounts))
@@ -91,3 +101,79 @@ class ReturnSlices(Operation):
 
     def run(self, connection: Connection) -> None:
         connection.write(f"{EMPTY_SLICES} AND org_id=?", (self.conductor, self.org_id))
+
+
+class HoldCall(Operation):
+    """Reserve a call that no run makes, out of a slice of its owner, which grows where that is needed."""
+
+    def __init__(self, owner: ConductorId, made: OrgCall, need: Amount, at: int) -> None:
+        self.owner, self.made, self.need, self.at = owner, made, need, at
+
+    def run(self, connection: Connection) -> None:
+        self.result = None
+        if not _listed(connection, self.owner):
+            raise FencedError(f"{self.owner} was buried or never enlisted")
+        made, day = self.made, day_of(self.at)
+        found = connection.run(LIMITS.format("?"), (made.org_id,)).fetchone()
+        limit = Limit(*found[1:]) if found else Limit()
+        if not limit:
+            return
+        need = limit.of(self.need).amount
+        missing = need.beyond(_own_free(connection, self.owner, made.org_id, day))
+        if missing:
+            grown = TakeSlice(self.owner, made.org_id, day, missing)
+            grown.run(connection)
+            if grown.result is None or grown.result.got is None:
+                self.result = grown.result
+                return
+        connection.write(_ADD, (made.org_id, day, self.owner, -need.nanodollars, -need.tokens, 0, 0))
+        who = (made.id, made.org_id, self.owner, made.caller, made.provider, made.model)
+        connection.write(_HOLD, (*who, day, self.at, need.nanodollars, need.tokens))
+
+    def written(self, connection: Connection) -> bool:
+        sql = "SELECT 1 FROM held_calls WHERE call_id=?"
+        return connection.run(sql, (self.made.id,)).fetchone() is not None
+
+
+class EndCall(Operation):
+    """Note a call that no run made, and settle what was held for it. One that is noted already changes nothing."""
+
+    def __init__(self, owner: ConductorId, made: OrgCall, call: Call, at: int) -> None:
+        self.owner, self.made, self.call, self.at = owner, made, call, at
+
+    def run(self, connection: Connection) -> None:
+        made = self.made
+        held = connection.run(
+            "DELETE FROM held_calls WHERE call_id=? RETURNING day, nanodollars, tokens", (made.id,)
+        ).fetchone()
+        usage.insert_call(connection, made, self.call, self.at)
+        if held is None:
+            return
+        spent, today = used(self.call.usage), day_of(self.at)
+        # Held on another day: it is this day that pays, as for runs.
+        free = Amount(*held[1:]) - spent if held[0] == today else Amount()
+        amounts = (free.nanodollars, free.tokens, spent.nanodollars, spent.tokens)
+        connection.write(_ADD, (made.org_id, today, self.owner, *amounts))
+        # Nobody comes back to a slice of which nothing is held: others can have it.
+        connection.write(EMPTY_SLICES + _IDLE, (self.owner, made.org_id, self.owner, made.org_id))
+
+
+def forfeit_calls(connection: Connection, owner: ConductorId) -> None:
+    """What was held for calls of somebody who died is spent: nobody knows what they used."""
+    found = connection.run(f"DELETE FROM held_calls WHERE owner=? RETURNING {_HELD}", (owner,)).fetchall()
+    for call_id, org_id, caller, provider, model, day, at, *amounts in found:
+        usage.insert_call(connection, OrgCall(call_id, org_id, caller, provider, model), lost(Amount(*amounts)), at)
+        connection.write(_ADD, (org_id, day, owner, 0, 0, *amounts))
+
+
+def _listed(connection: Connection, conductor: ConductorId) -> bool:
+    found = connection.run("SELECT 1 FROM conductors WHERE conductor_id=?", (conductor,)).fetchone()
+    return found is not None
+
+
+def _own_free(connection: Connection, conductor: ConductorId, org_id: OrgId, day: str) -> Amount:
+    row = connection.run(
+        "SELECT free_nanodollars, free_tokens FROM budget_slices WHERE org_id=? AND day=? AND owner=?",
+        (org_id, day, conductor),
+    ).fetchone()
+    return Amount(*row) if row else Amount()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from flowmason.database.connections import Database
-from flowmason.ids import ConductorId
+from flowmason.ids import GATE, ConductorId
 
 _SQL = (
     "SELECT c.conductor_id, c.host, c.pid, c.beat, (SELECT count(*) FROM runs r WHERE r.owner=c.conductor_id)"
-    " FROM conductors c ORDER BY c.conductor_id"
+    f" FROM conductors c WHERE substr(c.conductor_id, 1, {len(GATE)}) <> '{GATE}' ORDER BY c.conductor_id"
 )
 
 

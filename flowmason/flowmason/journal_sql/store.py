@@ -17,10 +17,10 @@ from flowmason.journal import Append, Claimed, Command, NewRun, RunRow
 from flowmason.journal_sql import claims, frames, operations, rows, slices, usage
 from flowmason.journal_sql.readers import Readers
 from flowmason.journal_sql.writer import Writer
-from flowmason.ledger import UsageSum
+from flowmason.ledger import OrgCall, UsageSum
 from flowmason.report import Delta, LogLine
 from flowmason.slices import Day, Taken
-from flowmason.usage import Amount, Limit
+from flowmason.usage import Amount, Call, Limit
 
 PATIENCE_S = 60.0
 """How long a lost database is waited for before what was asked of it fails."""
@@ -165,6 +165,13 @@ class SqlJournal:
 
     async def return_slices(self, conductor: ConductorId, org_id: OrgId) -> None:
         await self._writer.write(slices.ReturnSlices(conductor, org_id))
+
+    async def hold_call(self, owner: ConductorId, made: OrgCall, need: Amount, at: int) -> Taken | None:
+        taken: Taken | None = await self._writer.write(slices.HoldCall(owner, made, need, at))
+        return taken
+
+    async def end_call(self, owner: ConductorId, made: OrgCall, call: Call, at: int) -> None:
+        await self._writer.write(slices.EndCall(owner, made, call, at))
 
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:
         if dry_run:

@@ -7,7 +7,8 @@ from typing import Any
 
 from flowmason.database.connections import Connection
 from flowmason.ids import OrgId, RunId, format_path
-from flowmason.ledger import Entry, UsageSum, day_of
+from flowmason.ledger import Entry, OrgCall, UsageSum, day_of
+from flowmason.usage import Call
 
 _INSERT = (
     "INSERT INTO usage_ledger (run_id, seq, n, org_id, day, at, pipeline, path, attempt, provider, model, outcome,"
@@ -15,14 +16,19 @@ _INSERT = (
     " VALUES (?,?,?,?,?,?,COALESCE((SELECT pipeline FROM runs WHERE run_id=?), ''),?,?,?,?,?,?,?,?,?,?,?)"
     " ON CONFLICT DO NOTHING"
 )
+_INSERT_CALL = (
+    "INSERT INTO usage_ledger (run_id, seq, n, org_id, day, at, pipeline, path, attempt, provider, model, outcome,"
+    " input_tokens, output_tokens, cached_tokens, cost_nanodollars, prices, estimated, caller)"
+    " VALUES (?,0,0,?,?,?,'','',0,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
+)
 _SUMS = (
-    "SELECT day, pipeline, provider, model,"
+    "SELECT day, pipeline, caller, provider, model,"
     " SUM(CASE WHEN outcome IN ('failed', 'cached') THEN 0 ELSE 1 END),"
     " SUM(CASE WHEN outcome='failed' THEN 1 ELSE 0 END), SUM(CASE WHEN outcome='cached' THEN 1 ELSE 0 END),"
     " SUM(input_tokens), SUM(output_tokens), SUM(cached_tokens), SUM(COALESCE(cost_nanodollars, 0)),"
     " SUM(CASE WHEN cost_nanodollars IS NULL THEN 1 ELSE 0 END), SUM(estimated)"
     " FROM usage_ledger WHERE org_id=? AND day>=? AND day<=?{more}"
-    " GROUP BY day, pipeline, provider, model ORDER BY day DESC, pipeline, provider, model"
+    " GROUP BY day, pipeline, caller, provider, model ORDER BY day DESC, pipeline, caller, provider, model"
 )
 
 
@@ -43,6 +49,24 @@ def insert(connection: Connection, run_id: RunId, org_id: OrgId, at: int, found:
     )
 
 
+def insert_call(connection: Connection, made: OrgCall, call: Call, at: int) -> None:
+    """Write a call that no run made, unless it is written already."""
+    row = (
+        *(
+            made.id,
+            made.org_id,
+            day_of(at),
+            at,
+            call.provider or made.provider,
+            call.model or made.model,
+            str(call.end),
+        ),
+        *(call.input_tokens, call.output_tokens, call.cached_tokens, call.cost_nanodollars, call.prices),
+        *(int(call.estimated), made.caller),
+    )
+    connection.write(_INSERT_CALL, row)
+
+
 def question(org_id: OrgId, since: str, until: str, pipeline: str | None) -> tuple[str, tuple[str, ...]]:
     """The statement, with its parameters, for what an org used between two days, both included."""
     more, parameters = ("", ()) if pipeline is None else (" AND pipeline=?", (pipeline,))
@@ -55,17 +79,18 @@ def sums(rows: Iterable[Sequence[Any]]) -> list[UsageSum]:
         UsageSum(
             day=row[0],
             pipeline=row[1],
-            provider=row[2],
-            model=row[3],
-            calls=int(row[4]),
-            failed=int(row[5]),
-            cached=int(row[6]),
-            input_tokens=int(row[7]),
-            output_tokens=int(row[8]),
-            cached_tokens=int(row[9]),
-            cost_nanodollars=int(row[10]),
-            unpriced=int(row[11]),
-            estimated=int(row[12]),
+            caller=row[2],
+            provider=row[3],
+            model=row[4],
+            calls=int(row[5]),
+            failed=int(row[6]),
+            cached=int(row[7]),
+            input_tokens=int(row[8]),
+            output_tokens=int(row[9]),
+            cached_tokens=int(row[10]),
+            cost_nanodollars=int(row[11]),
+            unpriced=int(row[12]),
+            estimated=int(row[13]),
         )
         for row in rows
     ]

@@ -30,7 +30,12 @@ def estimate(request: ModelRequest, text: str) -> Usage:
     if request.tools:
         called = [turn.tool_calls for turn in request.messages]
         asked += len(msgspec.json.encode([request.tools, called]))
-    return Usage(input_tokens=-(-asked // 4), output_tokens=-(-len(text) // 4), calls=1, estimated=True)
+    return about(asked, len(text))
+
+
+def about(asked: int, given: int) -> Usage:
+    """About what a call used that was asked and gave so many characters."""
+    return Usage(input_tokens=-(-asked // 4), output_tokens=-(-given // 4), calls=1, estimated=True)
 
 
 def estimated(provider: ModelProvider, request: ModelRequest, text: str) -> Usage:
@@ -51,15 +56,22 @@ def bounded(provider: ModelProvider, request: ModelRequest) -> ModelRequest:
     return msgspec.structs.replace(request, max_tokens=int(most))
 
 
+def input_bound(sent: bytes, turns: int, schema: bytes = b"") -> int:
+    """The most input tokens of a request of so many turns: no tokenizer makes more tokens of a text than it has bytes.
+
+    `sent` is all that is sent, `schema` what a server without schemas is told of one in words, beside that.
+    """
+    return len(sent) + _ROUND_CALL + _ROUND_TURN * turns + (len(schema) + _ROUND_SCHEMA if schema else 0)
+
+
 def worst_case(provider: ModelProvider, request: ModelRequest) -> tuple[Amount, bool]:
     """The most that a bounded request can use, and whether its price is known (else the money is 0).
 
-    No tokenizer makes more tokens of a text than it has UTF-8 bytes, so the bytes of all that is sent (prompts, turns,
-    schema, tools, whatever else the request holds) bound the input, with some more for what providers wrap around it.
+    The bytes of all that is sent (prompts, turns, schema, tools, whatever else the request holds) bound the input, with
+    some more for what providers wrap around it.
     """
-    read = len(msgspec.json.encode(request)) + _ROUND_CALL + _ROUND_TURN * len(request.conversation())
-    if request.json_schema is not None:  # a server without schemas is told of it in words
-        read += len(msgspec.json.encode(request.json_schema)) + _ROUND_SCHEMA
+    schema = b"" if request.json_schema is None else msgspec.json.encode(request.json_schema)
+    read = input_bound(msgspec.json.encode(request), len(request.conversation()), schema)
     if request.tools:
         read += _ROUND_TOOLS + _ROUND_TURN * len(request.tools)
     written = request.max_tokens or LONGEST_ANSWER

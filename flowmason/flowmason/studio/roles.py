@@ -16,7 +16,9 @@ BY_HAND = (
 """What only a user with CREATEROLE (or a superuser) may do; once per server, and once per user."""
 APPEND_ONLY = ("audit_log", "frames", "plans", "run_values")
 """What the API adds to and reads, and never changes: rows of runs that are deleted go by the run's own row."""
-READ_ONLY = ("alembic_version", "budget_slices", "conductors", "run_reservations", "side_lines", "usage_ledger")
+READ_ONLY = (
+    "alembic_version", "budget_slices", "conductors", "held_calls", "run_reservations", "side_lines", "usage_ledger",
+)  # fmt: skip
 """What only the owner writes."""
 GRANTS = (
     f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {API_ROLE}",

@@ -6,19 +6,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from importlib.metadata import version
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 
 from flowmason.errors import Code, UsageError
+from flowmason.journal_sql import open_journal
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.identity.permissions import Permission
 from flowmason_serve_apps.llm.bodies import ChatAsked, CompletionAsked
-from flowmason_serve_apps.llm.engines import Body, Card, Chunk
+from flowmason_serve_apps.llm.engines import Card, Chunk
 from flowmason_serve_apps.llm.folding import folded
 from flowmason_serve_apps.llm.spoken import Spoken
+from flowmason_serve_apps.llm.till import Models, Till
 from flowmason_serve_apps.studio import problems
 from flowmason_serve_apps.studio.guard.callers import allow
 from flowmason_serve_apps.studio.guard.door import Door
@@ -29,14 +31,6 @@ from flowmason_serve_apps.studio.settings import StudioSettings, settings_from
 _Asker = Annotated[Caller, Depends(allow(Permission.MODELS_USE))]
 _CODES = {400: Code.USAGE, 404: Code.NOT_FOUND, 429: Code.RATE_LIMITED, 503: Code.ENGINE_UNAVAILABLE}
 _DONE = b"data: [DONE]\n\n"
-
-
-class Models(Protocol):
-    """Who answers: `Handles` on a cluster."""
-
-    def answer(self, body: Body) -> AsyncIterator[Chunk]: ...
-
-    async def cards(self) -> dict[str, Card]: ...
 
 
 class ModelError(Exception):
@@ -55,9 +49,14 @@ def make_gateway(models: Models, settings: StudioSettings | None = None, service
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.services = services or open_services(known)
+        # The ledger and the budgets are written by their owner alone: this is no part of what the API's role may do.
+        journal = await asyncio.to_thread(open_journal, known.database_url)
+        app.state.till = Till(journal, app.state.services.now)
         try:
             yield
         finally:
+            await app.state.till.close()
+            await journal.close()
             await app.state.services.close()
             await limiter.close()
 
@@ -91,11 +90,11 @@ def make_gateway(models: Models, settings: StudioSettings | None = None, service
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatAsked, request: Request, caller: _Asker) -> Response:
-        return await _answered(models, asked, request)
+        return await _answered(models, asked, request, caller)
 
     @app.post("/v1/completions")
     async def completions(asked: CompletionAsked, request: Request, caller: _Asker) -> Response:
-        return await _answered(models, asked, request)
+        return await _answered(models, asked, request, caller)
 
     limiter = limiter_of(known.redis_url, known.replicas)
     app.add_middleware(Door, settings=known, limiter=limiter)
@@ -103,8 +102,9 @@ def make_gateway(models: Models, settings: StudioSettings | None = None, service
     return app
 
 
-async def _answered(models: Models, asked: ChatAsked | CompletionAsked, request: Request) -> Response:
-    chunks = _checked(models.answer(asked.plain()))
+async def _answered(models: Models, asked: ChatAsked | CompletionAsked, request: Request, caller: Caller) -> Response:
+    till: Till = request.app.state.till
+    chunks = _checked(till.answered(models, asked.plain(), caller))
     # What is refused is refused with a status, so the first piece is awaited before anything is sent.
     first = asyncio.ensure_future(anext(chunks, None))
     if not await _before_they_leave(request, first):

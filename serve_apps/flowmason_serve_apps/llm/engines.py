@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from flowmason.served import ServedModel
+from flowmason.usage import Usage
 
 Body = dict[str, Any]
 Chunk = dict[str, Any]
@@ -51,12 +52,18 @@ class Card(msgspec.Struct, frozen=True):
     description: str = ""
     adapters: tuple[str, ...] = ()
     """As callers name them: `model/adapter`."""
+    max_tokens: int | None = None
+    """How long an answer may be where the caller does not say."""
+    system_bytes: int = 0
+    """Of the system prompt that goes before a conversation without one."""
 
     @classmethod
     def of(cls, model: ServedModel) -> Card:
         """The card of a declared model."""
         adapters = tuple(f"{model.name}/{each.name}" for each in model.adapters)
-        return cls(model.name, str(model.engine), model.description, adapters)
+        defaults = model.defaults
+        system = len((defaults.system_prompt or "").encode())
+        return cls(model.name, str(model.engine), model.description, adapters, defaults.max_tokens, system)
 
 
 def completed(body: Body, model: ServedModel) -> Body:
@@ -69,6 +76,19 @@ def completed(body: Body, model: ServedModel) -> Body:
     if system is not None and "messages" in body and all(turn["role"] != "system" for turn in body["messages"]):
         whole["messages"] = [{"role": "system", "content": system}, *body["messages"]]
     return whole
+
+
+def usage_of(chunk: Chunk) -> Usage | None:
+    """What the engine counted, where the chunk says it."""
+    given = chunk.get("usage")
+    if not given:
+        return None
+    return Usage(
+        input_tokens=int(given.get("prompt_tokens") or 0),
+        output_tokens=int(given.get("completion_tokens") or 0),
+        cached_tokens=int((given.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),
+        calls=1,
+    )
 
 
 def failed(status: int, message: str, kind: str) -> Chunk:

@@ -26,7 +26,7 @@ from flowmason.providers.prices import price, read_price
 from flowmason.remote.orgs import OrgBook
 from flowmason.served import names
 from flowmason.usage import Usage
-from flowmason_serve_apps.llm.engines import Body, Chunk
+from flowmason_serve_apps.llm.engines import Body, usage_of
 from flowmason_serve_apps.llm.handles import Handles, in_cluster
 
 _ELSEWHERE_S = 5.0
@@ -104,7 +104,7 @@ class ServedProvider:
                         pieces.append(text)
                         if on_delta is not None:
                             on_delta(text)
-                usage = _usage(chunk) or usage
+                usage = usage_of(chunk) or usage
         if finish is None:
             raise failures.unreachable(self.name, "the answer broke off")
         whole = "".join(pieces)
@@ -180,15 +180,3 @@ def _body(model: str, request: ModelRequest) -> Body:
         schema = {"name": "answer", "schema": msgspec.to_builtins(request.json_schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     return body
-
-
-def _usage(chunk: Chunk) -> Usage | None:
-    given = chunk.get("usage")
-    if not given:
-        return None
-    return Usage(
-        input_tokens=int(given.get("prompt_tokens") or 0),
-        output_tokens=int(given.get("completion_tokens") or 0),
-        cached_tokens=int((given.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),
-        calls=1,
-    )

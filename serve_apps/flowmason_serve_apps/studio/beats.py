@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from flowmason.ids import OrgId
+from flowmason.ids import GATE, OrgId
 from flowmason.journal_sql.tenant import RunStore
 
 LIVES_S = 6.0
@@ -16,7 +16,7 @@ LIVES_S = 6.0
 WATCH_S = 4.5
 """For so long an answer waits at most for a beat to move."""
 _LOOK_S = 0.25
-_ALL = "SELECT conductor_id, beat FROM conductors"
+_ALL = f"SELECT conductor_id, beat FROM conductors WHERE substr(conductor_id, 1, {len(GATE)}) <> '{GATE}'"
 
 
 class Beats(msgspec.Struct):

@@ -30,6 +30,7 @@ STATUS: dict[str, int] = {
     Code.INVALID_INPUT: 422,
     Code.INFEASIBLE_RESOURCES: 422,
     Code.NOT_SUPPORTED: 422,
+    Code.BUDGET_EXCEEDED: 402,
     Code.RATE_LIMITED: 429,
     Code.QUEUE_FULL: 429,
     Code.VALUE_MISSING: 404,
@@ -40,6 +41,7 @@ STATUS: dict[str, int] = {
 _TITLES = {
     400: "Bad request",
     401: "Not authenticated",
+    402: "Over budget",
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",

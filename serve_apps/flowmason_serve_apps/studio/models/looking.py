@@ -74,10 +74,11 @@ class Stats(BaseModel):
 
 
 class UsageSum(BaseModel):
-    """What the model calls of one day, pipeline and model add up to."""
+    """What the model calls of one day, pipeline (or caller) and model add up to."""
 
     day: str = Field(description="UTC.")
-    pipeline: str
+    pipeline: str = Field(description="Empty for calls over HTTP, which no run makes.")
+    caller: str = Field(description="Of calls over HTTP: the API key or the user. Empty for those of runs.")
     provider: str
     model: str
     calls: int = Field(description="All but those that failed or were answered from a cache.")

@@ -1,0 +1,178 @@
+"""`Till`: what people's calls of served models use, in the ledger of their org and within its budget of a day.
+
+An endpoint stands in the list of conductors, under an id of its own kind, and holds a slice as they do while calls of
+an org are under way. It walks no runs. Whoever buries it settles what it held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import msgspec
+
+from flowmason.assembly.engine import host_name
+from flowmason.errors import Code, FencedError, FlowMasonError, JournalError, UsageError
+from flowmason.ids import ConductorId, Ids, OrgId
+from flowmason.journal import Journal
+from flowmason.ledger import OrgCall
+from flowmason.providers.counting import LONGEST_ANSWER, about, input_bound
+from flowmason.providers.prices import price
+from flowmason.served import names
+from flowmason.slices import Taken
+from flowmason.studio.identity.callers import Caller
+from flowmason.usage import Amount, Call, CallEnd, Limit, Usage, call_of, limit_words
+from flowmason_serve_apps.llm.engines import Body, Card, Chunk, usage_of
+
+log = logging.getLogger("flowmason.studio.models")
+
+PROVIDER = "models"
+_FRESH_S = 5.0
+"""How old what is known of an org's budget may be."""
+_BEAT_S = 2.0
+_SOON_MS = 1000
+_LONGEST_REASON = 300
+
+
+class Models(Protocol):
+    """Who answers: `Handles` on a cluster."""
+
+    def answer(self, body: Body) -> AsyncIterator[Chunk]: ...
+
+    async def cards(self) -> dict[str, Card]: ...
+
+
+class Till:
+    """One per endpoint process; lives on its event loop."""
+
+    def __init__(self, journal: Journal, now: Callable[[], int]) -> None:
+        self._journal = journal
+        self._now = now
+        self._ids = Ids(time.time)
+        self._id: ConductorId = self._ids.gate()
+        self._beating: asyncio.Task[None] | None = None
+        self._enlisting = asyncio.Lock()
+        self._limits: dict[OrgId, tuple[Limit, float]] = {}
+        self._notes: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Finish what is being noted, and leave the list."""
+        if self._notes:
+            await asyncio.wait(self._notes)
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.wait([self._beating])
+            await self._journal.retire(self._id)
+
+    async def answered(self, models: Models, body: Body, caller: Caller) -> AsyncIterator[Chunk]:
+        """The chunks of the answer; however it ends, the call is noted.
+
+        Raises `UsageError` where it does not fit in what the caller's org may spend today: `BUDGET_EXCEEDED`, or
+        `RATE_LIMITED` while others may settle for less than they hold.
+        """
+        made = OrgCall(self._ids.call(), caller.org_id, caller.actor, PROVIDER, str(body["model"]))
+        body = await self._held(models, body, made)
+        begun, given, usage, failure, whole = self._now(), 0, None, "", False
+        try:
+            async with aclosing(models.answer(body)) as answer:  # type: ignore[type-var]
+                async for chunk in answer:
+                    if "error" in chunk:
+                        failure = str(chunk["error"].get("message") or "it failed")
+                    for choice in chunk.get("choices", ()):
+                        given += len((choice.get("delta") or {}).get("content") or choice.get("text") or "")
+                    usage = usage_of(chunk) or usage
+                    yield chunk
+            whole = not failure
+        except Exception as error:
+            failure = str(error) or type(error).__name__
+            raise
+        finally:
+            call = _call(made, body, given, usage, failure, whole)
+            call = msgspec.structs.replace(call, started_at=begun, duration_ms=max(0, self._now() - begun))
+            note = asyncio.create_task(self._note(made, call))
+            self._notes.add(note)
+            note.add_done_callback(self._notes.discard)
+        await asyncio.shield(note)
+
+    async def _note(self, made: OrgCall, call: Call) -> None:
+        try:
+            await self._journal.end_call(self._id, made, call, self._now())
+        except JournalError as error:
+            log.error("the call %s of %s is in no ledger: %s", made.id, made.org_id, error)
+
+    async def _held(self, models: Models, body: Body, made: OrgCall) -> Body:
+        """What is sent, once it is held: under a budget an answer has a bound."""
+        if not await self._limit(made.org_id):
+            return body
+        card = (await models.cards()).get(names.adapted(made.model)[0]) or Card(made.model, "")
+        most = body.get("max_completion_tokens") or body.get("max_tokens") or card.max_tokens
+        if most is None:
+            most = LONGEST_ANSWER
+            body = {**body, "max_tokens": most}
+        schema = msgspec.json.encode(body.get("response_format")) if "response_format" in body else b""
+        read = input_bound(msgspec.json.encode(body), len(body.get("messages", ())) + 1, schema) + card.system_bytes
+        need = Amount(0, read + most)
+        try:
+            refused = await self._hold(made, need)
+        except FencedError:  # a pause of this process was taken for its death
+            self._beating = None
+            refused = await self._hold(made, need)
+        if refused is None:
+            return body
+        limit, left = refused.day.limit, refused.day.limit.less(refused.day.taken)
+        text = (
+            f"this call may use {limit_words(limit.of(need))}; of the {limit_words(limit)} that the org may spend on "
+            f"models today {limit_words(left)} are left"
+        )
+        if refused.may_come:
+            raise UsageError(f"{text} until others settle", code=Code.RATE_LIMITED, retry_after_ms=_SOON_MS)
+        raise UsageError(
+            text,
+            code=Code.BUDGET_EXCEEDED,
+            help="Say a lower max_tokens: a call is held at the longest answer that it may give. Days are by UTC.",
+        )
+
+    async def _hold(self, made: OrgCall, need: Amount) -> Taken | None:
+        async with self._enlisting:
+            if self._beating is None:
+                self._id = self._ids.gate()
+                await self._journal.enlist(self._id, host_name(), os.getpid())
+                self._beating = asyncio.create_task(self._beat(self._id))
+        return await self._journal.hold_call(self._id, made, need, self._now())
+
+    async def _beat(self, me: ConductorId) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            try:
+                if not await self._journal.beat(me):
+                    log.warning("the endpoint %s was declared dead; it goes on under another name", me)
+                    if self._id == me:
+                        self._beating = None
+                    return
+            except FlowMasonError as error:
+                log.warning("no beat: %s", error)
+
+    async def _limit(self, org_id: OrgId) -> Limit:
+        clock = time.monotonic()
+        known = self._limits.get(org_id)
+        if known is None or clock - known[1] > _FRESH_S:
+            limits = await self._journal.budgets([org_id])
+            known = self._limits[org_id] = (limits.get(org_id, Limit()), clock)
+        return known[0]
+
+
+def _call(made: OrgCall, body: Body, given: int, usage: Usage | None, failure: str, whole: bool) -> Call:
+    """What is noted of a call: what the engine counted, else our own count."""
+    if not whole and failure and not given:
+        return Call(made.provider, made.model, CallEnd.FAILED, failure=failure[:_LONGEST_REASON])
+    if usage is None:
+        asked = len(body.get("prompt", "")) + sum(len(turn["content"]) for turn in body.get("messages", ()))
+        usage = about(asked, given)
+    counted = price(made.provider, made.model, usage)
+    call = call_of(counted, made.provider, made.model, CallEnd.ANSWERED if whole else CallEnd.ABORTED)
+    return msgspec.structs.replace(call, failure=failure[:_LONGEST_REASON])
