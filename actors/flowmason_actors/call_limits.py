@@ -138,7 +138,7 @@ class SharedCallLimiter:
                 self._keep_beating()
                 return msgspec.msgpack.decode(await actor.enter.remote(subject, _encode(ticket)), type=Entry)
             except asyncio.CancelledError:
-                self._tell(subject, ticket, Finish())
+                self._tell(subject, ticket, Finish(tokens=0))
                 raise
             except ray.exceptions.RayError as error:
                 self._actor = None

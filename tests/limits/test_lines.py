@@ -17,23 +17,38 @@ _TERMS = st.builds(
     Terms,
     st.none() | st.integers(1, 4),
     st.none() | st.builds(Rate.window, st.integers(1, 30), st.just(60.0)),
+    tokens_per_minute=st.none() | st.integers(50, 500),
 )
-_CALLS = st.lists(st.tuples(st.floats(0, 120), st.sampled_from("abc"), st.floats(0.1, 30)), min_size=1, max_size=40)
+_CALLS = st.lists(
+    st.tuples(
+        st.floats(0, 120), st.sampled_from("abc"), st.floats(0.1, 90), st.integers(0, 300), st.none() | st.floats(0, 1)
+    ),
+    min_size=1,
+    max_size=40,
+)
+"""When each comes, its group, how long it takes, how many tokens it may use, and how much of that it says it used."""
 
 
-def ticket(name: str, terms: Terms = _NONE, *, group: str = "a", holder: str = "", patience_s: float = 1e9) -> Ticket:
-    return Ticket(name, holder, group, terms, patience_s)
+def ticket(
+    name: str, terms: Terms = _NONE, *, group: str = "a", holder: str = "", patience_s: float = 1e9, tokens: int = 0
+) -> Ticket:
+    return Ticket(name, holder, group, terms, patience_s, tokens)
 
 
 @given(terms=_TERMS, calls=_CALLS)
 @settings(max_examples=150, deadline=None)
-def test_no_limit_is_ever_passed_and_everybody_gets_in(terms: Terms, calls: list[tuple[float, str, float]]) -> None:
+def test_no_limit_is_ever_passed_and_everybody_gets_in(
+    terms: Terms, calls: list[tuple[float, str, float, int, float | None]]
+) -> None:
     line, now = Line(), 0.0
-    coming = sorted((at, n, group, takes) for n, (at, group, takes) in enumerate(calls))
+    coming = sorted((at, n, group) for n, (at, group, *_) in enumerate(calls))
     leaving: list[tuple[float, Ticket]] = []
     let_in: dict[str, float] = {}
     again: float | None = None
-    takes_of = {str(n): takes for _, n, _, takes in coming}
+    takes_of = {str(n): takes for n, (_, _, takes, _, _) in enumerate(calls)}
+    most_tokens = terms.tokens_per_minute or 0
+    tokens_of = {str(n): min(tokens, most_tokens) for n, (*_, tokens, _) in enumerate(calls)}
+    used_of = {str(n): int(tokens_of[str(n)] * (1 if share is None else share)) for n, (*_, share) in enumerate(calls)}
     tickets: dict[str, Ticket] = {}
     while coming or leaving or line.waiting:
         moments = [each for each in (again,) if each is not None and not math.isinf(each)]
@@ -42,12 +57,14 @@ def test_no_limit_is_ever_passed_and_everybody_gets_in(terms: Terms, calls: list
         assert moments, "somebody waits for ever"
         now = max(now, min(moments))
         while coming and coming[0][0] <= now:
-            _, n, group, _ = coming.pop(0)
-            tickets[str(n)] = ticket(str(n), terms, group=group)
+            _, n, group = coming.pop(0)
+            tickets[str(n)] = ticket(str(n), terms, group=group, tokens=calls[n][3])
             line.arrive(tickets[str(n)], now)
         for due in [each for each in leaving if each[0] <= now]:
             leaving.remove(due)
-            line.leave(due[1], Finish(reached=True), now)
+            name = due[1].id
+            used = None if calls[int(name)][4] is None else used_of[name]
+            line.leave(due[1], Finish(reached=True, tokens=used), now)
         settled, again = line.look(now)
         for name, entry in settled.items():
             assert entry.refused is None
@@ -60,6 +77,36 @@ def test_no_limit_is_ever_passed_and_everybody_gets_in(terms: Terms, calls: list
         most = terms.rate.count + terms.rate.burst - 1
         starts = sorted(let_in.values())
         assert all(sum(begin <= at < begin + 59.999 for at in starts) <= most for begin in starts)
+    if terms.tokens_per_minute is not None:
+        for begin in let_in.values():
+            used = sum(used_of[name] for name, at in let_in.items() if begin <= at < begin + 59.999)
+            assert used <= terms.tokens_per_minute
+
+
+def test_tokens_that_a_call_leaves_are_there_for_the_next_at_once_and_those_it_used_after_a_minute() -> None:
+    line, terms = Line(), Terms(tokens_per_minute=100)
+    first, second, third = (ticket(name, terms, tokens=80) for name in ("1", "2", "3"))
+    for each in (first, second, third):
+        line.arrive(each, 0.0)
+    settled, again = line.look(0.0)
+    assert set(settled) == {"1"} and again == 60.0 and line.why(second, 0.0) is Cause.TOKENS
+    line.leave(first, Finish(reached=True, tokens=20), 5.0)
+    assert set(line.look(5.0)[0]) == {"2"}
+    line.leave(second, Finish(reached=True, tokens=90), 6.0)  # more than it was thought to use
+    assert line.look(59.9)[0] == {}
+    assert line.look(60.0) == ({}, 65.0)
+    assert set(line.look(65.0)[0]) == {"3"}
+
+
+def test_a_call_of_more_tokens_than_there_are_goes_alone() -> None:
+    line, terms = Line(), Terms(tokens_per_minute=100)
+    line.arrive(ticket("1", terms, tokens=1), 0.0)
+    line.arrive(ticket("2", terms, tokens=1000), 1.0)
+    assert set(line.look(1.0)[0]) == {"1"}
+    assert set(line.look(61.0)[0]) == {"2"} and not line.idle(61.0)
+    for name in ("1", "2"):
+        line.leave(ticket(name, terms), Finish(), 62.0)
+    assert not line.idle(120.9) and line.idle(121.0)
 
 
 def test_groups_take_turns() -> None:

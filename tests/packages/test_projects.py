@@ -188,6 +188,7 @@ def test_a_broken_pipeline_is_listed_with_its_faults(tmp_path: Path) -> None:
     [
         ({"concurency": 3}, ".concurency", "concurrency"),
         ({"per_minute": 0}, ".per_minute", None),
+        ({"tokens_per_minut": 9}, ".tokens_per_minut", "tokens_per_minute"),
         ({"breaker": {"failure": 1}}, ".breaker.failure", "failures"),
         ({"concurrency": "3"}, ".concurrency", None),
         (7, "", None),
@@ -203,6 +204,6 @@ def test_wrong_limits_of_a_provider_are_refused_in_their_place(
 
 
 def test_limits_of_a_provider_are_read(tmp_path: Path) -> None:
-    limits = {"concurrency": 3, "per_minute": 60, "breaker": {"failures": 2}}
+    limits = {"concurrency": 3, "per_minute": 60, "tokens_per_minute": 9000, "breaker": {"failures": 2}}
     project = load_project(write(tmp_path, {"name": "x", "providers": {"openai": {"limits": limits}}}))
     assert project.providers["openai"].limits == limits

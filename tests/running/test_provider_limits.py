@@ -69,6 +69,16 @@ async def test_no_more_calls_than_allowed_are_under_way_over_all_stages(make: Ma
     assert provider.most == 3 and len(provider.asked) == 20
 
 
+async def test_a_call_waits_for_the_tokens_that_others_may_use_until_they_have_used_less(make: Make) -> None:
+    provider = Counting("words", seconds=0.02)  # a call may use 102 tokens, and uses 12
+    found = await make(provider, tokens_per_minute=160).run(fan_out(5))
+    assert found.status == "completed", found.error
+    assert (provider.most, len(provider.asked)) == (1, 5)
+    provider = Counting("two", seconds=0.02)
+    assert (await make(provider, tokens_per_minute=260).run(fan_out(5))).status == "completed"
+    assert provider.most == 2
+
+
 async def test_items_that_share_a_region_each_have_their_turn(make: Make) -> None:
     provider = Counting("pure", seconds=0.02)
     each = stage("each", "foreach", items=[f"item {n}" for n in range(12)], loop_stages=["one"], parallel=True)

@@ -1,8 +1,8 @@
 """Limits on what is done: of a rate (who asks the API), and of calls to others (how many at once, how often, and
 whether they want to be asked at all).
 
-`rates` and `lines` are pure and take the time as an argument; `memory` keeps lines in one process. May live here: what
-decides whether something may be done now. Nothing here knows who is asked what.
+`rates`, `windows` and `lines` are pure and take the time as an argument; `memory` keeps lines in one process. May live
+here: what decides whether something may be done now. Nothing here knows who is asked what.
 """
 
 from flowmason.limiter.lines import (

@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from flowmason.limiter.rates import Rate, decide
+from flowmason.limiter.windows import Window
 
 LEASE_S = 30.0
 """A holder that has shown no sign of life for so long has died; its places are free again."""
@@ -35,11 +36,13 @@ class Terms(msgspec.Struct, frozen=True, omit_defaults=True):
     """At most so many at once."""
     rate: Rate | None = None
     breaker: Breaker | None = None
+    tokens_per_minute: int | None = None
+    """At most so many by the calls that begin in any minute."""
 
     @property
     def shared(self) -> bool:
         """Whether they can only be kept together with everybody else."""
-        return self.concurrency is not None or self.rate is not None
+        return self.concurrency is not None or self.rate is not None or self.tokens_per_minute is not None
 
 
 class Cause(StrEnum):
@@ -47,6 +50,7 @@ class Cause(StrEnum):
 
     CONCURRENCY = "concurrency"
     RATE = "rate"
+    TOKENS = "tokens"
     ASKED = "asked"
     """They asked us to come back later."""
     BROKEN = "broken"
@@ -72,6 +76,8 @@ class Ticket(msgspec.Struct, frozen=True):
     terms: Terms
     patience_s: float = 0.0
     """How long it waits where they asked us to come back later; more than that, and it is turned away."""
+    tokens: int = 0
+    """How many it is likely to use at most."""
 
 
 class Finish(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,6 +87,8 @@ class Finish(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether they were reached; None: nobody knows, it was given up."""
     come_back_s: float | None = None
     """They asked us to come back after so long."""
+    tokens: int | None = None
+    """How many it used; None: nobody knows, so what it was likely to use stands."""
 
 
 class CallLimiter(Protocol):
@@ -107,6 +115,7 @@ class Line:
         self._failures = 0
         self._open_until = float("-inf")
         self._probe: str | None = None
+        self._tokens = Window()
 
     @property
     def waiting(self) -> int:
@@ -117,7 +126,7 @@ class Line:
         """Whether a new line would do as well."""
         at_rest = self._caught_up is None or self._caught_up <= now
         fresh = not self._failures and max(self._asked_until, self._open_until) <= now
-        return at_rest and fresh and not self.held and not self._waiting
+        return at_rest and fresh and not self.held and not self._waiting and self._tokens.idle(now)
 
     def arrive(self, ticket: Ticket, now: float) -> None:
         """Somebody lines up. One that is known already changes nothing."""
@@ -133,11 +142,13 @@ class Line:
             group.remove(ticket)
             if not group:
                 del self._waiting[ticket.group]
-        self.leave(ticket, Finish(), float("-inf"))
+        self.leave(ticket, Finish(tokens=0), float("-inf"))
 
     def leave(self, ticket: Ticket, finish: Finish, now: float) -> None:
         """A call is over. What one says that was not let in counts all the same: its place was given up for dead."""
         self.held.pop(ticket.id, None)
+        if finish.tokens is not None:
+            self._tokens.settle(ticket.id, finish.tokens)
         if finish.come_back_s is not None:
             self._asked_until = max(self._asked_until, now + finish.come_back_s)
         if ticket.id == self._probe:
@@ -155,7 +166,9 @@ class Line:
         if holder:
             self._seen[holder] = now
         for ticket in holds:
-            self.held.setdefault(ticket.id, ticket)
+            if ticket.id not in self.held:
+                self.held[ticket.id] = ticket
+                self._count(ticket, now)
 
     def look(self, now: float) -> tuple[dict[str, Entry], float | None]:
         """Who is let in or turned away now, and when to look again at the latest (None: after the next change)."""
@@ -186,10 +199,16 @@ class Line:
 
     def _let_in(self, ticket: Ticket, now: float) -> None:
         self.held[ticket.id] = ticket
+        self._count(ticket, now)
         if ticket.terms.rate is not None:
             _, self._caught_up = decide(self._caught_up, now, ticket.terms.rate)
         if ticket.terms.breaker is not None and self._failures >= ticket.terms.breaker.failures:
             self._probe = ticket.id
+
+    def _count(self, ticket: Ticket, now: float) -> None:
+        most = ticket.terms.tokens_per_minute
+        if most is not None:
+            self._tokens.take(ticket.id, min(ticket.tokens, most), now)
 
     def _hindrance(self, ticket: Ticket, now: float) -> tuple[Cause | None, float]:
         """Why it cannot go in, and until when; that is for ever where only a change can help."""
@@ -207,6 +226,10 @@ class Line:
             verdict, _ = decide(self._caught_up, now, terms.rate)
             if not verdict.allowed:
                 return Cause.RATE, now + verdict.wait_s
+        if terms.tokens_per_minute is not None:
+            until = self._tokens.room_at(ticket.tokens, terms.tokens_per_minute, now)
+            if until > now:
+                return Cause.TOKENS, until
         return None, now
 
     def _next_death(self) -> float:

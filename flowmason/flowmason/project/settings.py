@@ -35,7 +35,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     max_tokens: int | None = None
     extra: dict[str, Any] = {}
     limits: dict[str, Any] = {}
-    """`concurrency`, `per_minute`, `breaker`: `flowmason.providers.read_limits` says what they mean."""
+    """`concurrency`, `per_minute`, `tokens_per_minute`, `breaker`: see `flowmason.providers.read_limits`."""
     chain: tuple[dict[str, Any], ...] = ()
     """Not one provider, but several that are asked in turn: `provider` and `model` of each."""
 

@@ -56,6 +56,11 @@ def bounded(provider: ModelProvider, request: ModelRequest) -> ModelRequest:
     return msgspec.structs.replace(request, max_tokens=int(most))
 
 
+def likely(provider: ModelProvider, request: ModelRequest) -> int:
+    """How many tokens a call is likely to use at most: about its prompt, and the longest answer that it may give."""
+    return estimate(request, "").input_tokens + (bounded(provider, request).max_tokens or 0)
+
+
 def input_bound(sent: bytes, turns: int, schema: bytes = b"") -> int:
     """The most input tokens of a request of so many turns: no tokenizer makes more tokens of a text than it has bytes.
 

@@ -26,6 +26,8 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forb
     """At most so many calls at once."""
     per_minute: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """At most so many calls in any minute."""
+    tokens_per_minute: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """At most so many tokens, prompts and answers together, by the calls that begin in any minute."""
     breaker: BreakerSettings | None = None
 
     @property
@@ -33,7 +35,7 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forb
         """The same as the limiter takes it."""
         rate = None if self.per_minute is None else Rate.window(self.per_minute, 60.0)
         breaker = None if self.breaker is None else Breaker(self.breaker.failures, self.breaker.open_s)
-        return Terms(self.concurrency, rate, breaker)
+        return Terms(self.concurrency, rate, breaker, self.tokens_per_minute)
 
 
 class ProviderSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

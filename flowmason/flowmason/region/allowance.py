@@ -87,7 +87,7 @@ class Spending:
         if self._run.region.capped:
             request, held = await self._hold(provider, request)
         self._asked += 1
-        gate = Gate(self._run, self._stage, self._context, provider, self._asked, chained)
+        gate = Gate(self._run, self._stage, self._context, provider, request, self._asked, chained)
         try:
             await gate.enter()
         except asyncio.CancelledError:
@@ -107,10 +107,11 @@ class Spending:
         try:
             response = await provider.generate(request, listen)
         except BaseException as error:
-            await gate.leave(error)
-            self._settle(held, self._timed(self._broken(provider, request, "".join(heard), error), begun))
+            broken = self._timed(self._broken(provider, request, "".join(heard), error), begun)
+            await gate.leave(error, broken.usage.total_tokens)
+            self._settle(held, broken)
             raise
-        await gate.leave(None)
+        await gate.leave(None, response.usage.total_tokens)
         answered = call_of(response.usage, provider.name, response.model)
         self._settle(held, self._timed(msgspec.structs.replace(answered, resumed=bool(request.begun)), begun))
         return response

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from flowmason.errors import Code, FlowMasonError, ProviderError
 from flowmason.ids import format_path, sha256
-from flowmason.limiter import Breaker, CallLimiter, Cause, Entry, Finish, Terms, Ticket
+from flowmason.limiter import Breaker, CallLimiter, Cause, Entry, Finish, Ticket
 from flowmason.report import LET_IN, LINED_UP, Progress
 
 if TYPE_CHECKING:
-    from flowmason.model import ModelProvider
+    from flowmason.model import ModelProvider, ModelRequest
     from flowmason.region.context import StageContext
     from flowmason.region.run import RegionRun
     from flowmason.state import StageState
@@ -27,15 +29,27 @@ class Gate:
     """One call of an attempt on its way to its provider. `chained`: others can be asked instead."""
 
     def __init__(
-        self, run: RegionRun, stage: StageState, context: StageContext, provider: ModelProvider, n: int, chained: bool
+        self,
+        run: RegionRun,
+        stage: StageState,
+        context: StageContext,
+        provider: ModelProvider,
+        request: ModelRequest,
+        n: int,
+        chained: bool,
     ) -> None:
         self._run, self._stage, self._context, self._provider = run, stage, context, provider
         terms = run.worker.services.terms(provider.name)
         if chained and terms.breaker is None:
-            terms = Terms(terms.concurrency, terms.rate, Breaker())
+            terms = msgspec.structs.replace(terms, breaker=Breaker())
         self._subject = subject_of(provider)
         name = f"{run.region.id}/{format_path(stage.path)}/{stage.attempt}/{n}"
-        self._ticket = Ticket(name, "", str(run.region.org_id), terms, 0.0 if chained else PATIENCE_S)
+        tokens = 0
+        if terms.tokens_per_minute is not None:
+            from flowmason.providers.counting import likely
+
+            tokens = likely(provider, request)
+        self._ticket = Ticket(name, "", str(run.region.org_id), terms, 0.0 if chained else PATIENCE_S, tokens)
 
     @property
     def _limiter(self) -> CallLimiter:
@@ -53,14 +67,14 @@ class Gate:
             if not task.done():
                 task.cancel()
             elif not task.cancelled() and task.exception() is None:
-                await self.leave(asyncio.CancelledError())
+                await self.leave(asyncio.CancelledError(), 0)
             raise
         if entry.refused is not None:
             raise self._refusal(entry.refused, entry.wait_s)
 
-    async def leave(self, error: BaseException | None) -> None:
-        """The call is over."""
-        await self._limiter.leave(self._subject, self._ticket, finish_of(error))
+    async def leave(self, error: BaseException | None, tokens: int) -> None:
+        """The call is over, and used so many tokens."""
+        await self._limiter.leave(self._subject, self._ticket, finish_of(error, tokens))
 
     async def _wait(self, task: asyncio.Task[Entry]) -> None:
         name = self._provider.name
@@ -88,13 +102,13 @@ def subject_of(provider: ModelProvider) -> str:
     return f"{url}#{sha256(key.encode())[7:23] if key else ''}" if url else provider.name
 
 
-def finish_of(error: BaseException | None) -> Finish:
+def finish_of(error: BaseException | None, tokens: int) -> Finish:
     """What the end of a call says about its provider."""
     if error is None:
-        return Finish(reached=True)
+        return Finish(reached=True, tokens=tokens)
     if not isinstance(error, FlowMasonError):
-        return Finish(reached=None)
+        return Finish(reached=None, tokens=tokens)
     failure = error.failure
     later = failure.code in (Code.RATE_LIMITED, Code.CONNECTIVITY) and failure.retry_after_ms is not None
     come_back = (failure.retry_after_ms or 0) / 1000 if later else None
-    return Finish(reached=failure.code != Code.CONNECTIVITY, come_back_s=come_back)
+    return Finish(reached=failure.code != Code.CONNECTIVITY, come_back_s=come_back, tokens=tokens)
