@@ -33,6 +33,9 @@ _STATE = "flowmason_egress"
 _SENSITIVE = ("authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "x-auth-token")
 _PIECE = 256 * 1024
 _NO_BODY = (204, 304)
+# Idle connections are left before uvicorn (vLLM's server) closes them after 5 s: a request that is sent just
+# then fails, and nobody knows whether it was read.
+_LIMITS = httpx2.Limits(max_connections=200, max_keepalive_connections=40, keepalive_expiry=4.0)
 _NEVER = ("transport", "mounts", "proxy", "trust_env", "http2", "max_redirects", "app", "uds")
 
 
@@ -82,7 +85,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         verify: ssl.SSLContext | None = None,
         limits: httpx2.Limits | None = None,
     ) -> None:
-        limits = limits or httpx2.Limits(max_connections=200, max_keepalive_connections=40)
+        limits = limits or _LIMITS
         self._policy = policy
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=verify or _default_context(),

@@ -69,8 +69,10 @@ async def api() -> AsyncIterator[StartApi]:
                     writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
                     await writer.drain()
                     return
-                start = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-                writer.write(start.encode())
+                lines = ["HTTP/1.1 200 OK", "Content-Type: text/event-stream", "Transfer-Encoding: chunked"]
+                # Said since it is so: a client that thinks the connection is kept may send on it just as it closes.
+                lines += ["Connection: close", "", ""]
+                writer.write("\r\n".join(lines).encode())
                 for event in answer.events:
                     data = event.encode()
                     writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
