@@ -99,9 +99,8 @@ def test_an_unknown_price_is_named(priced: Project, fm: Fm) -> None:
     assert "openai/nobody-knows (price unknown, answers up to 7 tokens)" in shown
 
 
-def test_a_forecast_is_of_what_is_here(priced: Project, fm: Fm) -> None:
-    assert fm("usage", "--forecast", "line", "--studio").code == 2
-    assert fm("run", "line", "--forecast", "--studio").code == 2
+def test_what_is_not_here_has_no_forecast(priced: Project, fm: Fm) -> None:
+    assert fm("run", "line", "--forecast", "--submit").code == 2
     assert fm("usage", "--forecast", "lime").code == 2
 
 

@@ -80,6 +80,25 @@ def test_a_run_there_is_drawn_and_told_as_a_run_here(fm: Fm, project: Path) -> N
     assert documents[0]["output"] == documents[1]["output"]
 
 
+def test_a_run_there_is_foretold_by_the_runs_of_its_org(fm: Fm, project: Path) -> None:
+    ask = {"id": "ask", "component_type": "generator", "config": {"prompt": "one two"}, "budget": {"max_tokens": 9000}}
+    each = {"id": "each", "component_type": "foreach", "config": {"items": "{{input.items}}", "loop_stages": ["ask"]}}
+    write(project, {"name": "asking", "version": "1.0.0", "stages": [each, ask]})
+    assert fm("deploy").exit_code == 0
+    before = json.loads(fm("usage", "--forecast", "asking", "--studio", "--json").stdout)
+    assert before["worst"] == {"cost": None, "tokens": 9000} and before["usual"] is None
+    asked = ("run", "asking", "--studio", "-i", '{"items": [1, 2]}', "--provider", "mock", "--max-tokens", "8000")
+    done = fm(*asked, "--forecast", "--json")
+    assert done.exit_code == 0, done.output
+    assert "at most 8,000 tokens" in done.stderr and "mock/mock-1" in done.stderr
+    assert "there is no completed run" in done.stderr
+    used = json.loads(done.stdout)["usage"]
+    after = json.loads(fm("usage", "--forecast", "asking", "-t", "acme", "--json").stdout)["usual"]
+    assert (after["runs"], after["same"], after["calls"]["median"]) == (1, 1, 2)
+    assert after["tokens"]["max"] == used["input_tokens"] + used["output_tokens"]
+    assert fm("usage", "--forecast", "askin", "--studio").exit_code == 2
+
+
 def test_runs_are_listed_page_by_page_and_shown_by_the_end_of_their_id(fm: Fm, project: Path) -> None:
     assert fm("deploy").exit_code == 0
     ids = [json.loads(fm("run", "greeting", "--studio", "--json", "-q").stdout)["run_id"] for _ in range(3)]

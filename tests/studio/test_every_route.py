@@ -72,6 +72,7 @@ ROUTES: dict[str, Wall] = {
     "pipelines_version": Wall(P.PIPELINES_READ),
     "pipelines_run": Wall(P.RUNS_START, {"input": {}}),
     "pipelines_test": Wall(P.RUNS_START, {}),
+    "run_forecast": Wall(P.RUNS_START, {"pipeline": "walled", "input": {}}),
     "run_by_name": Wall(P.RUNS_START, {"pipeline": "walled", "input": {}}),
     "blobs_create": Wall(P.RUNS_START, {}, OWN),
     "registry_components": Wall(P.REGISTRY_READ, None, OWN),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from flowmason.assembly.workspace import Compiled, Workspace
 from flowmason.errors import FlowMasonError
 from flowmason.forecast import Spread, StageWorst, Usual, usual, worst_case
 from flowmason.ids import LOCAL_ORG, OrgId, format_path
-from flowmason.journal import Journal
+from flowmason.journal import Journal, RunRow
 from flowmason.plan import Plan
 from flowmason.usage import Limit, Usage, dollars, limit_of
 
@@ -37,19 +37,32 @@ async def forecast(
     plan = compiled.plan
     own = tightest_budget(msgspec.to_builtins(workspace.project.budget), budget or {})
     providers: dict[str, Any] = workspace.worker_settings("", provider=provider).options["providers"]
-    worst = worst_case(plan, limit_of(own.get("max_cost"), own.get("max_tokens")), given)
+    rows = await journal.rows(org_id, status=("completed",), pipeline=plan.name, limit=LATEST)
+    return told(plan, rows, own, given, providers, workspace.environ)
+
+
+def told(
+    plan: Plan,
+    rows: Sequence[RunRow],
+    budget: Mapping[str, Any],
+    given: Mapping[str, Any] | None,
+    providers: Mapping[str, Any],
+    environ: Mapping[str, str],
+) -> dict[str, Any]:
+    """The same of a Plan; `rows` are the completed runs of its pipeline, the latest first, `budget` the run's own,
+    `providers` those of its workers."""
+    worst = worst_case(plan, limit_of(budget.get("max_cost"), budget.get("max_tokens")), given)
     return {
         "pipeline": plan.name,
         "version": plan.version,
         "worst": _limit(worst.limit),
         "notes": list(worst.notes),
-        "stages": [_stage(each, providers, workspace.environ) for each in worst.stages],
-        "usual": _usual(await _history(journal, org_id, plan, worst.limit)),
+        "stages": [_stage(each, providers, environ) for each in worst.stages],
+        "usual": _usual(_history(rows, plan, worst.limit)),
     }
 
 
-async def _history(journal: Journal, org_id: OrgId, plan: Plan, limit: Limit) -> Usual | None:
-    rows = await journal.rows(org_id, status=("completed",), pipeline=plan.name, limit=LATEST)
+def _history(rows: Sequence[RunRow], plan: Plan, limit: Limit) -> Usual | None:
     found = [(row.plan_id, msgspec.convert(row.summary.get("usage") or {}, Usage)) for row in rows]
     return usual(found, plan.id, limit)
 

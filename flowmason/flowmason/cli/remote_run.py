@@ -42,6 +42,8 @@ def run(name: str | None, alias: str | None, request: Mapping[str, Any], show: S
         if budget := {key: request[key] for key in ("max_cost", "max_tokens") if request[key] is not None}:
             options["budget"] = budget
         body = {"pipeline": name, "input": _input(client, name, request), "options": options}
+        if request["forecast"]:
+            _foretell(client, body)
         # A request that is sent again, because its answer was lost, starts no second run.
         key = Ids(time.time).command()
         accepted = client.request("POST", "/run", body=body, headers={"Idempotency-Key": key})
@@ -121,6 +123,17 @@ def refused_as_here() -> Iterator[None]:
             raise
         failure = error.failure
         raise UsageError(failure.message, code=failure.code, help=failure.help) from error
+
+
+def _foretell(client: StudioClient, body: Mapping[str, Any]) -> None:
+    """Tell what the run may use, before it is submitted."""
+    import sys
+
+    from flowmason.cli import forecast_told
+
+    options = {key: item for key, item in body["options"].items() if key != "max_concurrency"}
+    found = client.request("POST", "/run/forecast", body={**body, "options": options})
+    forecast_told.print_forecast(found, sys.stderr)
 
 
 def _input(client: StudioClient, name: str, request: Mapping[str, Any]) -> dict[str, Any] | None:

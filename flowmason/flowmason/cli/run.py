@@ -102,8 +102,8 @@ def run(
         "forecast": forecast,
     }
     there = studio or target_org is not None
-    if forecast and (there or submit):
-        raise typer.BadParameter("--forecast is of runs that are started here", param_hint="--forecast")
+    if forecast and submit and not there:
+        raise typer.BadParameter("--forecast does not go with --submit", param_hint="--forecast")
     try:
         if there:
             from flowmason.cli import remote_run

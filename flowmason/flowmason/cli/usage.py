@@ -46,9 +46,7 @@ def usage(
       fm usage --forecast triage
     """
     if forecast is not None:
-        if studio or target_org is not None:
-            raise typer.BadParameter("a forecast is made here, of a pipeline here", param_hint="--forecast")
-        _forecast(forecast, as_json)
+        _forecast(forecast, studio or target_org is not None, target_org, as_json)
         return
     keys = [console.choice(key.strip(), BY, "--by") for key in by.split(",") if key.strip()]
     there = studio or target_org is not None
@@ -64,12 +62,12 @@ def usage(
     _table(items, total[0], keys)
 
 
-def _forecast(pipeline: str, as_json: bool) -> None:
+def _forecast(pipeline: str, there: bool, alias: str | None, as_json: bool) -> None:
     import sys
 
     from flowmason.cli import forecast_told
 
-    found = console.run_async(_forecast_here(pipeline))
+    found = _forecast_there(alias, pipeline) if there else console.run_async(_forecast_here(pipeline))
     if as_json:
         console.print_json(found)
     else:
@@ -89,6 +87,15 @@ async def _forecast_here(pipeline: str) -> dict[str, Any]:
         return await forecast(workspace, compiled, stores.journal)
     finally:
         await stores.close()
+
+
+def _forecast_there(alias: str | None, pipeline: str) -> dict[str, Any]:
+    from flowmason.cli.remote_run import refused_as_here
+    from flowmason.cli.studio_org import client_of
+
+    with client_of(alias) as client, refused_as_here():
+        found: dict[str, Any] = client.request("POST", "/run/forecast", body={"pipeline": pipeline})
+    return found
 
 
 async def _here(days: int, pipeline: str | None) -> list[dict[str, Any]]:

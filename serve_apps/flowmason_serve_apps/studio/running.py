@@ -85,6 +85,13 @@ async def start_inline(services: Services, caller: Caller, document: Mapping[str
     return await _submitted(services, await asyncio.to_thread(_prepare_inline, services, caller, document, wanted))
 
 
+def plan_of(services: Services, scope: Scope, reference: str) -> Plan:
+    """The Plan of what a name means (`name`, `name@version`). Raises as `start` does."""
+    stored = pipelines.resolve(scope, reference)
+    components = services.catalogue.of(scope)
+    return services.compiling.kept(stored.digest, stored.document, components, pipelines.look_in(scope))
+
+
 async def shown(services: Services, started: Started) -> bytes:
     """A run that was started, as JSON: as it was recorded, or where it was known already, as it is."""
     row = started.row

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query
 
+from flowmason.assembly import forecasting
+from flowmason.assembly.forecasting import LATEST
 from flowmason.assembly.outcome import moment
 from flowmason.ids import RunId
 from flowmason.ledger import day_of, told
@@ -17,9 +19,10 @@ from flowmason.studio.identity.callers import Caller
 from flowmason.usage import Limit as UsageLimit
 from flowmason.usage import dollars, limit_of
 from flowmason.waiting import Why
-from flowmason_serve_apps.studio import counting, reasons
+from flowmason_serve_apps.studio import counting, reasons, running
 from flowmason_serve_apps.studio.models import looking as models
-from flowmason_serve_apps.studio.routes.parts import Given, OrgWriter, RunReader, StatsReader
+from flowmason_serve_apps.studio.models.forecasts import Forecast, ForecastIn
+from flowmason_serve_apps.studio.routes.parts import Given, OrgWriter, RunReader, RunStarter, StatsReader
 from flowmason_serve_apps.studio.routes.runs import Run
 from flowmason_serve_apps.studio.services import Services
 
@@ -54,6 +57,19 @@ async def stats(
     found = await asyncio.to_thread(counting.count, kept)
     complete = len(rows) == len(kept)
     return models.Stats(days=days, since=moment(since) or "", counted=len(kept), complete=complete, **found)
+
+
+@router.post("/run/forecast", operation_id="run_forecast")
+async def run_forecast(services: Given, caller: RunStarter, body: ForecastIn) -> Forecast:
+    """What a run would use at worst, by its budgets, and what the latest 100 completed runs of its pipeline used.
+
+    Nothing is started, and no model is asked. The org's own budget of a day is `GET /usage/budget`.
+    """
+    plan = await running.in_thread(services, caller, lambda scope: running.plan_of(services, scope, body.pipeline))
+    page = await services.runs.org(caller.org_id).rows(status=("completed",), pipeline=plan.name, limit=LATEST)
+    budget = body.options.budget.model_dump(exclude_none=True) if body.options.budget is not None else {}
+    providers = {"default": body.options.provider} if body.options.provider is not None else {}
+    return Forecast(**await asyncio.to_thread(forecasting.told, plan, page.rows, budget, body.input, providers, {}))
 
 
 @router.get("/usage", operation_id="usage")
