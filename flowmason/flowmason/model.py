@@ -126,6 +126,14 @@ OnDelta = Callable[[str], None]
 """Takes the next piece of the answer. Called on the caller's event loop; must not block."""
 
 
+def tell_unseen(on_delta: OnDelta, text: str) -> None:
+    """Tell whoever listens what the model wrote that is no piece of the answer (a call of a tool, a thought), where
+    they want to know: they have a method `unseen(text)`. A call that breaks off is settled by it."""
+    unseen: OnDelta | None = getattr(on_delta, "unseen", None)
+    if unseen is not None:
+        unseen(text)
+
+
 class ModelProvider(Protocol):
     """Somebody who runs language models. Belongs to the event loop that first calls it.
 

@@ -284,6 +284,21 @@ async def test_the_steps_are_the_same_whichever_way_is_spoken(
     assert ("You called json_transform" in last) == (way == "words")
 
 
+@pytest.mark.parametrize("way", ["openai", "anthropic"])
+async def test_an_answer_that_breaks_off_amid_its_first_call_is_counted_by_what_had_come(
+    project: Project, api: StartApi, stream: Any, way: str
+) -> None:
+    site = await api(stream([each for each in WAYS[way][1] if 'finish_reason": "t' not in each][:3], cut=True))
+    providers: dict[str, Any] = {"default": "local", "local": local(site.url, tools=True)}
+    if way == "anthropic":
+        providers = {"default": "anthropic", "anthropic": {"base_url": site.url, "model": "claude-opus-5"}}
+    found = await run(project, providers)
+    assert (found.status, found.error.code) == ("failed", Code.CONNECTIVITY)
+    used = found.usage
+    assert (used.calls, used.estimated) == (1, True)
+    assert used.input_tokens > 0 and used.output_tokens > 0
+
+
 async def test_a_chain_goes_on_in_words_where_its_next_member_takes_no_tools(
     project: Project, api: StartApi, stream: Any, status: Any
 ) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flowmason.model import Message, ModelRequest, ModelResponse, OnDelta, ToolCall
+from flowmason.model import Message, ModelRequest, ModelResponse, OnDelta, ToolCall, tell_unseen
 from flowmason.providers import failures
 from flowmason.providers.http_sdk import HttpProvider, of_object, schema_in_words
 from flowmason.providers.prices import price
@@ -66,6 +66,10 @@ class AnthropicProvider(HttpProvider):
                 if event.type == "text" and event.text:
                     pieces.append(event.text)
                     on_delta(event.text)
+                elif event.type == "input_json":
+                    tell_unseen(on_delta, event.partial_json)
+                elif event.type == "thinking":
+                    tell_unseen(on_delta, event.thinking)
             message = await stream.get_final_message()
         except ValueError as error:
             if not request.tools:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flowmason.egress import EgressPolicy
-from flowmason.model import Message, ModelRequest, ModelResponse, OnDelta, ToolCall
+from flowmason.model import Message, ModelRequest, ModelResponse, OnDelta, ToolCall, tell_unseen
 from flowmason.providers import failures
 from flowmason.providers.counting import estimate
 from flowmason.providers.http_sdk import HttpProvider, of_object, schema_in_words
@@ -87,6 +87,8 @@ class OpenAIShapedProvider(HttpProvider):
                         refusal.append(choice.delta.refusal)
                     for part in choice.delta.tool_calls or ():
                         called.take(part)
+                        if part.function is not None:
+                            tell_unseen(on_delta, (part.function.name or "") + (part.function.arguments or ""))
         if finish is None:
             raise failures.unreachable(self.name, "the answer broke off")
         if refusal and not pieces:

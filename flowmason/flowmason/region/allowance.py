@@ -29,6 +29,25 @@ if TYPE_CHECKING:
 _LONGEST_REASON = 300
 
 
+class _Heard:
+    """Listens to an answer, and to what the model writes beside it: all of it is used when the call breaks off."""
+
+    def __init__(self, on_delta: Callable[[str], None]) -> None:
+        self._on_delta = on_delta
+        self._pieces: list[str] = []
+
+    def __call__(self, text: str) -> None:
+        self._pieces.append(text)
+        self._on_delta(text)
+
+    def unseen(self, text: str) -> None:
+        self._pieces.append(text)
+
+    @property
+    def written(self) -> str:
+        return "".join(self._pieces)
+
+
 class Spending:
     """The model calls of one attempt. `short` is what it would have had to be allowed, once a call did not fit."""
 
@@ -98,16 +117,11 @@ class Spending:
             self._settle(held, Call(provider.name, model, CallEnd.FAILED, failure=self._reason(error)))
             raise
         begun = self._run.worker.now()
-        heard: list[str] = []
-
-        def listen(text: str) -> None:
-            heard.append(text)
-            on_delta(text)
-
+        heard = _Heard(on_delta)
         try:
-            response = await provider.generate(request, listen)
+            response = await provider.generate(request, heard)
         except BaseException as error:
-            broken = self._timed(self._broken(provider, request, "".join(heard), error), begun)
+            broken = self._timed(self._broken(provider, request, heard.written, error), begun)
             await gate.leave(error, broken.usage.total_tokens)
             self._settle(held, broken)
             raise
