@@ -162,6 +162,22 @@ def test_a_forgotten_password_is_set_by_mail_once(signed_up: tuple[Studio, dict[
     assert _me(studio, pair["access_token"]).status_code == 401, "all sessions end"
 
 
+def test_without_a_mail_server_a_forgotten_password_is_refused_and_no_token_is_made_or_told(
+    signed_up: tuple[Studio, dict[str, Any]], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    studio, first = signed_up
+    del studio.services.mailer
+    for email in (EMAIL, "no@example.org"):
+        answer = studio.client.post("/api/v1/auth/password/forgot", json={"email": email})
+        assert answer.status_code == 422 and answer.json()["code"] == "NOT_SUPPORTED"
+        assert "FLOWMASON_SMTP_URL" in answer.json()["help"]
+    headers, user = _bearer(first["api_key"]), {"email": "bob@example.org", "name": "Bob"}
+    assert studio.client.post("/api/v1/auth/users", json=user, headers=headers).status_code == 201
+    told = capfd.readouterr()
+    assert credentials.RESET not in told.out + told.err + caplog.text
+    assert "a mail was not sent: no mail server is named" in caplog.text
+
+
 def test_a_password_is_changed_by_the_old_one(signed_up: tuple[Studio, dict[str, Any]]) -> None:
     studio, first = signed_up
     headers = _bearer(_login(studio).json()["access_token"])

@@ -116,11 +116,13 @@ def test_dev_answers_and_runs_pipelines_until_it_is_interrupted(tmp_path: Path) 
         pipeline = ask("POST", "/api/v1/pipelines", hello())
         run = ask("POST", f"/api/v1/pipelines/{pipeline['id']}/run", {"input": {}, "async_mode": False})
         assert run["status"] == "completed", run
+        assert ask("POST", "/api/v1/auth/password/forgot", {"email": "owner@acme.example"}) is None
         again = fm(tmp_path, "start", "--dev", "--port", "0")
         assert again.returncode == 2 and "another Studio uses this FLOWMASON_HOME" in again.stderr
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0, (tmp_path / "log").read_text()
         said = (tmp_path / "log").read_text()
+        assert "fm_reset_" in said, "in development mail is printed"
         assert "fm_bootstrap_" in said and "warning: with --host 0.0.0.0 other machines reach this Studio" in said
     finally:
         if process.poll() is None:

@@ -62,8 +62,15 @@ class SmtpMailer:
             raise EngineUnavailableError(f"the mail server did not take the mail ({type(error).__name__})") from None
 
 
+class NoMailer:
+    """Where no server is named. What opens an account is not written into a log instead."""
+
+    def send(self, to: str, subject: str, text: str) -> None:
+        raise EngineUnavailableError("no mail server is named", help="Set FLOWMASON_SMTP_URL.")
+
+
 class ConsoleMailer:
-    """Prints mail to the standard error stream; for development alone."""
+    """Prints mail to the standard error stream; for development alone: somebody looks at it."""
 
     def send(self, to: str, subject: str, text: str) -> None:
         print(f"-- mail to {to}: {subject}\n{text}\n--", file=sys.stderr, flush=True)

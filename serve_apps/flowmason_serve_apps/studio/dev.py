@@ -16,6 +16,7 @@ from flowmason.studio import logs
 from flowmason_actors.conductor_host import ConductorHost
 from flowmason_serve_apps.studio import conductors
 from flowmason_serve_apps.studio.app import make_app
+from flowmason_serve_apps.studio.settings import settings_from
 from flowmason_serve_apps.studio.supervised import StudioOptions
 
 _DRAIN_S = 2.0
@@ -38,7 +39,7 @@ async def _serve(options: StudioOptions) -> None:
     host = ConductorHost(msgspec.msgpack.encode(settings))
     logs.install()
     config = uvicorn.Config(
-        make_app(nudge=host.nudge),
+        make_app(msgspec.structs.replace(settings_from(), mail_on_console=True), nudge=host.nudge),
         host=options.host,
         port=options.port,
         log_config=None,

@@ -17,7 +17,7 @@ from flowmason.studio.compiling import Compiling
 from flowmason.studio.components import Catalogue
 from flowmason.studio.identity.sessions import Sessions
 from flowmason.studio.identity.signing import Signer
-from flowmason.studio.mail import ConsoleMailer, Mailer, SmtpMailer
+from flowmason.studio.mail import ConsoleMailer, Mailer, NoMailer, SmtpMailer
 from flowmason.studio.pipelines import StoredPipeline
 from flowmason.studio.scope import StudioStore
 from flowmason.studio.sealing import Sealer, open_sealer
@@ -90,8 +90,10 @@ class Services:
     @cached_property
     def mailer(self) -> Mailer:
         """Sends mail as the settings say."""
-        url = self.settings.smtp_url
-        return SmtpMailer(url, self.settings.mail_from) if url else ConsoleMailer()
+        settings = self.settings
+        if settings.smtp_url:
+            return SmtpMailer(settings.smtp_url, settings.mail_from)
+        return ConsoleMailer() if settings.mail_on_console else NoMailer()
 
     def is_kept(self, org_id: OrgId, stored: StoredPipeline) -> bool:
         """Whether this process has seen that the draft's version is kept as it stands."""

@@ -42,7 +42,9 @@ class StudioSettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_token: str | None = None
     """Whoever presents it to GET /metrics sees the figures of all orgs."""
     smtp_url: str | None = None
-    """`smtp://user:password@host:587` or `smtps://…`; None: mail is printed on the console, for development."""
+    """`smtp://user:password@host:587` or `smtps://…`; None: no mail is sent."""
+    mail_on_console: bool = False
+    """Whether mail is printed where no server is named: in development (`--dev`) alone, for it opens accounts."""
     mail_from: str = "flowmason@localhost"
 
 

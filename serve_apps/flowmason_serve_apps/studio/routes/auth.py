@@ -12,6 +12,7 @@ from flowmason.errors import Code, FlowMasonError, UsageError
 from flowmason.ids import OrgId
 from flowmason.studio.identity import bootstrap, orgs, people, resets, tickets
 from flowmason.studio.identity.sessions import TokenPair
+from flowmason.studio.mail import NoMailer
 from flowmason_serve_apps.studio.guard.counts import address_of
 from flowmason_serve_apps.studio.models import auth as models
 from flowmason_serve_apps.studio.routes.parts import Given, Themselves
@@ -77,7 +78,10 @@ def switch(services: Given, caller: Themselves, body: models.Switch, response: R
 
 @router.post("/auth/password/forgot", status_code=202, operation_id="password_forgot")
 def forgot(services: Given, body: models.Forgot, later: BackgroundTasks) -> None:
-    """Send a link to set a new password. The answer tells nothing of whether there is such a user."""
+    """Send a token to set a new password. The answer tells nothing of whether there is such a user."""
+    if isinstance(services.mailer, NoMailer):
+        help_ = "Its operator names a mail server in FLOWMASON_SMTP_URL."
+        raise UsageError("this Studio sends no mail", code=Code.NOT_SUPPORTED, help=help_)
     email = people.address(body.email)
     later.add_task(send_reset, services, email, "A new password for FlowMason")
 
@@ -126,7 +130,7 @@ def ticket(services: Given, caller: Themselves, response: Response) -> models.Ti
 
 
 def send_reset(services: Services, email: str, subject: str) -> None:
-    """Mail a link to set a password, if there is such a user. A mail that cannot be sent is only logged."""
+    """Mail a token to set a password, if there is such a user. A mail that cannot be sent is only logged."""
     token = resets.issue(services.store, email, services.now())
     if token is None:
         return

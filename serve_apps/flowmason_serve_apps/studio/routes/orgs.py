@@ -71,7 +71,7 @@ def change(services: Given, caller: OrgWriter, body: models.OrgChange) -> models
 
 @router.post("/users", status_code=201, operation_id="users_create")
 def add_user(services: Given, caller: MemberWriter, body: models.NewUser, later: BackgroundTasks) -> models.UserOut:
-    """The user with an address, made if nobody has it. Who has no password yet is sent a link to set one."""
+    """The user with an address, made if nobody has it. Who has no password yet is sent a token to set one, by mail."""
     person, pending = people.ensure(services.store, caller, body.email, body.name, services.now())
     if pending:
         later.add_task(send_reset, services, person.email, "Your account at FlowMason")
