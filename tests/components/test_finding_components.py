@@ -69,11 +69,16 @@ def test_one_broken_file_costs_only_itself(project: Make, component: Component) 
     assert "exit code 7" in faults["components/crash.py"].reason
 
 
-def test_a_file_that_hangs_is_given_up(project: Make, component: Component) -> None:
-    root = project(components__a="while True: pass\n", components__b=component("after"))
-    registry = find_components(root, timeout_s=2)
-    assert own(registry) == ["after@1.0.0"]
-    assert "took longer than 2 seconds" in registry.faults[-1].reason
+def test_a_file_that_hangs_is_given_up_and_the_others_are_there(project: Make, component: Component) -> None:
+    loop = "limit = 1\nwhile limit:\n    pass\n"
+    waits = "import threading\nthreading.Event().wait()\n"
+    root = project(components__a=loop, components__b=component("between"), components__c=waits)
+    registry = find_components(root, timeout_s=4)
+    assert own(registry) == ["between@1.0.0"]
+    first, second = own_faults(registry)
+    assert (first.file, first.line) in (("components/a.py", 2), ("components/a.py", 3))
+    assert "does not end: it has been busy here for 2 seconds" in first.reason
+    assert second.file == "components/c.py" and "took longer than 4 seconds" in second.reason
 
 
 def test_what_user_code_prints_does_no_harm(project: Make, component: Component) -> None:

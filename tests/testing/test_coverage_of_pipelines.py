@@ -118,7 +118,7 @@ def test_lcov_has_a_line_for_each_stage(fm: Fm, tests_of: TestsOf, project: Proj
     assert fm("test", "--coverage=lcov", "--coverage-out", "lcov.info").code == 0
     lines = (project.root / "lcov.info").read_text().splitlines()
     text = (project.root / "pipelines/triage.pipeline.json").read_text().splitlines()
-    assert lines[:2] == ["TN:fm test", "SF:pipelines/triage.pipeline.json"]
+    assert lines[:2] == ["TN:fm_test", "SF:pipelines/triage.pipeline.json"]
     hits = dict(line.removeprefix("DA:").split(",") for line in lines if line.startswith("DA:"))
     named = {text[int(number)].split('"')[3]: int(count) for number, count in hits.items()}  # `id` is the next line
     assert named == {"draft": 1, "route": 1, "desk": 1, "code": 0, "other": 0, "answer": 1}

@@ -157,15 +157,19 @@ def _plain(report: dict[str, Any], refused: bool) -> dict[str, Any]:
 
 
 def _print(reports: list[dict[str, Any]], refused: list[dict[str, Any]], strict: bool, quiet: bool) -> None:
+    told: list[Any] = []
     for report in reports:
-        console.print_faults(report["faults"])
+        # What is wrong with a component is a fault of every pipeline that names one; it is told once.
+        fresh = [fault for fault in report["faults"] if fault not in told]
+        told += fresh
+        console.print_faults(fresh)
         if strict or not quiet:
             console.print_faults(report["warnings"], label="warning", colour="red" if strict else "yellow")
         if not quiet and not report["faults"] and "pipeline" in report:
             chain = "".join(f" ← {name}" for name in report.get("extends", ()))
             name = f"{report['pipeline']}@{report['version']}"
             print(f"{console.paint('✓', 'green')} {report['file']}  {name}{chain}, {_count(report['stages'], 'stage')}")
-    faults = sum(len(report["faults"]) for report in reports)
+    faults = len(told)
     warnings = sum(len(report["warnings"]) for report in reports)
     if refused:
         more = f", {_count(warnings, 'warning')}" if warnings else ""

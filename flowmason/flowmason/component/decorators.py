@@ -172,7 +172,8 @@ def _decorator(kind: str, options: dict[str, Any]) -> Callable[[type[C]], type[C
             faults += spec_faults(spec)
         if faults or spec is None:
             lines = "".join(f"\n  - {fault}" for fault in faults)
-            raise ValueError(f"{cls.__name__} cannot be a {kind} component:{lines}")
+            article = "an" if kind[0] in "aeiou" else "a"
+            raise ValueError(f"{cls.__name__} cannot be {article} {kind} component:{lines}")
         setattr(cls, _ATTRIBUTE, _LazySpec(spec))
         return cls
 

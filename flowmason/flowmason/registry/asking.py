@@ -19,7 +19,9 @@ from flowmason.errors import Fault
 from flowmason.registry.places import write_whole
 
 SECONDS = 60.0
-"""How long importing one file may take."""
+"""How long importing one file may take, with all that it imports."""
+OWN_SECONDS = 8.0
+"""How long a file may be busy with the project's own code while it is imported; what it imports may take longer."""
 
 
 class Answer:
@@ -52,6 +54,7 @@ def _ask_once(
         "root": str(root) if root else None,
         "files": [item for kind, item in items if kind == "files"],
         "modules": [item for kind, item in items if kind == "modules"],
+        "own_s": min(OWN_SECONDS, timeout_s / 2),
     }
     environment = {
         name: value
@@ -104,7 +107,8 @@ def _ask_once(
         code = child.wait()
         child.stdout.close()
         child.stderr.close()
-    if reason is None and all(item in answers for _, item in items):
+    if reason is None and begun in answers:
+        # All are answered, or the child has ended itself over this one and the rest is asked anew.
         return None
     if reason is None:
         last = noise.decode(errors="replace").strip().splitlines()[-1:]

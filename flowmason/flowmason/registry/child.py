@@ -10,16 +10,20 @@ import importlib
 import json
 import os
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import FrameType, ModuleType
+from typing import Any, TextIO
 
 import msgspec
 
 from flowmason.component import ComponentSpec, component_digest, is_component, spec_of
 from flowmason.registry.importing import import_sources
 from flowmason.registry.sources import Sources
+
+_LOOK_S = 0.25
 
 
 def file_specs(root: Path, file: str) -> list[ComponentSpec]:
@@ -77,14 +81,58 @@ def _shown(path: str, root: str | None) -> str:
     return os.path.relpath(path, root).replace(os.sep, "/") if root and path.startswith(root + os.sep) else path
 
 
+class _Answers:
+    """Tells the parent how each item ended, and which is under way."""
+
+    def __init__(self, root: str | None, out: TextIO) -> None:
+        self._root, self._out = root, out
+        self._item: str | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, item: str) -> None:
+        with self._lock:
+            self._item = item
+            print(json.dumps({"begin": item}), file=self._out, flush=True)
+
+    def end(self, answer: dict[str, Any]) -> None:
+        with self._lock:
+            self._item = None
+            print(json.dumps(answer), file=self._out, flush=True)
+
+    def watch(self, own_s: float) -> None:
+        """End this process where the project's own code has gone on for `own_s` seconds: a loop that has no end."""
+        main, since, item = threading.main_thread().ident, 0.0, None
+        while True:
+            time.sleep(_LOOK_S)
+            now, place = time.monotonic(), _place(sys._current_frames().get(main or 0), self._root)
+            with self._lock:
+                if place is None or self._item is None or self._item != item:
+                    since, item = now, self._item
+                elif now - since >= own_s:
+                    file, line = place
+                    reason = f"importing it does not end: it has been busy here for {own_s:g} seconds"
+                    fault = {"reason": reason, "file": file, "line": line, "column": None}
+                    print(json.dumps({"end": item, "specs": [], "fault": fault}), file=self._out, flush=True)
+                    os._exit(0)
+
+
+def _place(frame: FrameType | None, root: str | None) -> tuple[str, int] | None:
+    """The file and line that run, where they are the project's own."""
+    if frame is None or root is None or not frame.f_code.co_filename.startswith(root + os.sep):
+        return None
+    return _shown(frame.f_code.co_filename, root), frame.f_lineno
+
+
 def main() -> None:
     """Answer one request."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     root = request.get("root")
+    answers = _Answers(root, out)
+    threading.Thread(target=answers.watch, args=[request["own_s"]], daemon=True).start()
     for kind, item in [*(("file", f) for f in request["files"]), *(("module", m) for m in request["modules"])]:
-        print(json.dumps({"begin": item}), file=answers, flush=True)
+        answers.begin(item)
         answer: dict[str, Any] = {"end": item, "specs": [], "fault": None}
         try:
             specs = file_specs(Path(root), item) if kind == "file" else module_specs(item)
@@ -93,8 +141,7 @@ def main() -> None:
             raise
         except BaseException as error:  # a component file may raise SystemExit, too
             answer["fault"] = _fault(error, item, root)
-        print(json.dumps(answer), file=answers, flush=True)
-    answers.flush()
+        answers.end(answer)
     os._exit(0)  # threads that user code started must not keep us
 
 

@@ -84,7 +84,7 @@ def lcov(coverage: Coverage) -> str:
 
 
 def _record(file: str, stages: list[StageLine]) -> Iterator[str]:
-    yield "TN:fm test"
+    yield "TN:fm_test"  # only letters, digits and "_" may stand here
     yield f"SF:{Path(file).as_posix()}"
     hits: dict[int, int] = {}
     branches: list[tuple[int, int, int, str]] = []
