@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flowmason_cluster.hosts import Hosts
 
 HOST_SLOTS = 512
-REFRESH_S = 10.0
+REFRESH_S = 5.0
 WAITING_S = 5.0
 LACKING_S = 10.0
 """How long a task waits for what no node has any more: a node that was lost may come back."""
@@ -81,6 +81,7 @@ class RayExecutor:
         self._nodes: list[dict[str, float]] = []
         self._tasks: dict[str, _Task] = {}
         self._hosts: Hosts | None = None
+        self._newcomers: nodes.Newcomers | None = None
         self._refreshing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -93,17 +94,20 @@ class RayExecutor:
         from flowmason_cluster.hosts import Hosts
         from flowmason_cluster.task import run_regions
 
-        self._launch = launch_of(self._settings, os.environ, share=cluster.own)
         known = await asyncio.to_thread(ray.nodes)
         self._nodes = resources.alive(known)
         joining.refuse_many_nodes(len(self._nodes), self._settings.values_url, os.environ)
         if cluster.kind == "joined" or len(self._nodes) > 1:
             await nodes.check(cluster.address, nodes.living(known), self._settings)
             self._nodes = resources.alive(await asyncio.to_thread(ray.nodes))
+        if cluster.kind != "local":
+            self._settings = await asyncio.to_thread(nodes.with_code, self._settings)
+            self._newcomers = nodes.Newcomers(cluster.address, nodes.living(known), self._settings)
+        self._launch = launch_of(self._settings, os.environ, share=cluster.own)
         self._task_function = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(run_regions)
         self._vigil = Vigil(cluster, await asyncio.to_thread(raylet_address))
         self._vigil.start()
-        self._hosts = Hosts(self._launch, self._vigil, detached=cluster.kind != "local")
+        self._hosts = Hosts(self._launch, self._vigil, detached=cluster.kind != "local", placing=self._placing)
         if cluster.kind != "local":
             self._refreshing = asyncio.create_task(self._refresh())
 
@@ -114,7 +118,15 @@ class RayExecutor:
         while True:
             await asyncio.sleep(REFRESH_S)
             with contextlib.suppress(Exception):
-                self._nodes = resources.alive(await asyncio.to_thread(ray.nodes)) or self._nodes
+                known = await asyncio.to_thread(ray.nodes)
+                if self._newcomers is not None:
+                    await self._newcomers.look(nodes.living(known))
+                    known = [node for node in known if node["NodeID"] not in self._newcomers.avoided]
+                self._nodes = resources.alive(known) or self._nodes
+
+    def _placing(self) -> dict[str, Any]:
+        """Options that keep tasks and hosts away from nodes that lack something."""
+        return {} if self._newcomers is None else self._newcomers.options()
 
     def capacity(self) -> Capacity:
         """One task per CPU of the cluster; the hosts overlap `HOST_SLOTS` calls."""
@@ -138,7 +150,7 @@ class RayExecutor:
     async def _run_task(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
         import ray
 
-        options = resources.task_options(regions[0].resources)
+        options = {**resources.task_options(regions[0].resources), **self._placing()}
         stream = self._task_function.options(name=_name(regions), **options).remote(
             self._launch, region_encoder.encode(regions), time.time()
         )

@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from importlib.metadata import version
 from typing import Any
 
@@ -73,12 +73,22 @@ class _Call:
 class Hosts:
     """Keeps the node hosts for one launch, and routes their reports to the calls that wait for them.
 
-    `detached` hosts outlive this process, so that another conductor can attach to their calls.
+    `detached` hosts outlive this process, so that another conductor can attach to their calls. `placing` gives the
+    options of a new one that say where it may be.
     """
 
-    def __init__(self, launch: bytes, vigil: Vigil, *, detached: bool, **host_options: float) -> None:
+    def __init__(
+        self,
+        launch: bytes,
+        vigil: Vigil,
+        *,
+        detached: bool,
+        placing: Callable[[], dict[str, Any]] = dict,
+        **host_options: float,
+    ) -> None:
         self._launch = launch
         self._vigil = vigil
+        self._placing = placing
         self._detached = detached
         self._host_options = host_options
         self._client = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -195,6 +205,7 @@ class Hosts:
 
         remote: Any = ray.remote(NodeHost)
         options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 10_000}
+        options.update(self._placing())
         options["name"] = f"{self._name}-{self._client}-{secrets.token_hex(2)}"
         for generation in range(_GENERATIONS):
             if self._detached and shared:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from flowmason.ids import Digest
 from flowmason.policy import Placement, Resources
 from flowmason.report import Region, Report
 
@@ -22,6 +23,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the value store lies (`file://` or any fsspec URL). Plans lie there too, under their id."""
     project_root: str | None = None
     """Root of the project whose `components/` may be imported; None: built-ins and packages only."""
+    project_archive: Digest | None = None
+    """The project's code in the value store (`registry.shipping`), for workers that do not see it at `project_root`."""
     packages_dir: str | None = None
     options: dict[str, Any] = {}
 

@@ -28,6 +28,7 @@ from flowmason.prompt import Prompt
 from flowmason.registry import PackageManifest, component_files, home_dir, project_components, read_manifest
 from flowmason.registry.packages import MANIFESTS, PackedFile, decode_manifest, package_name_faults, safe_path
 from flowmason.registry.places import write_whole
+from flowmason.registry.shipping import visible_files, zip_files
 from flowmason.registry.sources import Sources, files_digest
 
 MOST_FILES = 10_000
@@ -35,7 +36,6 @@ MOST_FILE_BYTES = 16 * 1024 * 1024
 MOST_BYTES = 256 * 1024 * 1024
 FOLDERS = ("prompts", "config")
 """Taken along whole, but for names that start with a dot."""
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 _UNREADABLE = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, NotImplementedError, RuntimeError, ValueError
 )  # fmt: skip
@@ -108,7 +108,7 @@ def pack_bytes(project: Project, *, version: str | None = None, with_pipelines: 
         built_by="flowmason",
     )
     text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
-    return _zip({**dict.fromkeys(MANIFESTS, text), **contents})
+    return zip_files({**dict.fromkeys(MANIFESTS, text), **contents})
 
 
 def inspect(path: Path) -> PackageManifest:
@@ -210,7 +210,7 @@ def _collect(project: Project, pipelines: Sequence[Path], faults: list[Fault]) -
     for file in component_files(project.root, project.components.include, project.components.exclude):
         names.update(Sources(project.root, file).contents)
     for folder in FOLDERS:
-        names.update(_visible_files(project.root, folder))
+        names.update(visible_files(project.root, folder))
     names.update(path.name for pattern in ("README*", "LICENSE*") for path in project.root.glob(pattern))
     contents: dict[str, bytes] = {}
     for name in sorted(names):
@@ -231,14 +231,6 @@ def _collect(project: Project, pipelines: Sequence[Path], faults: list[Fault]) -
     return contents
 
 
-def _visible_files(root: Path, folder: str) -> Iterator[str]:
-    for at, folders, files in os.walk(root / folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
-        for name in files:
-            if not name.startswith("."):
-                yield (Path(at) / name).relative_to(root).as_posix()
-
-
 def _has_link(root: Path, name: str) -> bool:
     path = root
     for part in name.split("/"):
@@ -246,18 +238,6 @@ def _has_link(root: Path, name: str) -> bool:
         if path.is_symlink():
             return True
     return False
-
-
-def _zip(contents: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in sorted(contents):
-            entry = zipfile.ZipInfo(name, _EPOCH)
-            entry.create_system = 3
-            entry.external_attr = (stat.S_IFREG | 0o644) << 16
-            # Stored, because zlib's output differs between its builds.
-            archive.writestr(entry, contents[name], zipfile.ZIP_STORED)
-    return buffer.getvalue()
 
 
 def _read(

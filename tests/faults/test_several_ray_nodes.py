@@ -70,6 +70,26 @@ class Far:
 """
 
 
+READS = """
+from pathlib import Path
+from flowmason import OperatorInput, OperatorOutput, operator
+from components.helper import words
+
+
+@operator(name="reads", category="test", description="On the second.", resources={"custom": {"far": 1}})
+class Reads:
+    class Input(OperatorInput):
+        pass
+
+    class Output(OperatorOutput):
+        text: str
+        file: str
+
+    async def execute(self, input, context):
+        return self.Output(text=words().read_text(), file=__file__)
+"""
+
+
 class Cluster:
     """A warm Ray of two CPUs, which other nodes join."""
 
@@ -186,18 +206,48 @@ def test_stages_run_where_what_they_ask_for_is_and_wait_for_no_node_that_is_lost
     assert story.kinds(ev.StageReopened) and all(event.path == ("home",) for event in story.kinds(ev.StageReopened))
 
 
-def test_a_node_that_lacks_something_is_named_before_the_run(project: Project, join: Join) -> None:
+def test_a_node_that_does_not_see_the_values_is_named_before_the_run(project: Project, join: Join) -> None:
     values = project.root.parent / "values"
     values.mkdir()
-    join(hidden=[values, project.root])
-    for told, folder in [("does not see the values at", values), ("the code of this project", project.root)]:
-        refused = run_small(project)
-        assert refused.code == 4, repr(refused)
-        error = refused.json["error"]
-        assert error["code"] == "ENGINE_UNAVAILABLE" and told in error["message"], error
-        assert str(folder) in error["message"] and "Mount" in error["help"], error
-        project.variables["FLOWMASON_VALUES_URL"] = str(project.root.parent / "seen")
+    join(hidden=[values])
+    refused = run_small(project)
+    assert refused.code == 4, repr(refused)
+    error = refused.json["error"]
+    assert error["code"] == "ENGINE_UNAVAILABLE" and "does not see the values at" in error["message"], error
+    assert str(values) in error["message"] and "Mount" in error["help"], error
     assert project.rows() == [] and not project.entries()
+
+
+def test_nodes_that_do_not_have_the_project_are_sent_its_code(project: Project, join: Join) -> None:
+    (project.root / "components" / "words").mkdir()
+    (project.root / "components" / "words" / "greeting.txt").write_text("from its own folder")
+    (project.root / "components" / "helper.py").write_text(
+        "from pathlib import Path\n\n\ndef words():\n    return Path(__file__).with_name('words') / 'greeting.txt'\n"
+    )
+    (project.root / "components" / "reads.py").write_text(READS)
+    join(hidden=[project.root])
+    also = {**stage("also", "far"), "depends_on": ["there"]}
+    done = project.run(project.pipeline("sent", stage("there", "reads"), also)).end()
+    assert done.code == 0, repr(done)
+    there = done.json["stages"]["there"]["output"]
+    assert there["text"] == "from its own folder" and not there["file"].startswith(str(project.root)), there
+    (project.root / "components" / "words" / "greeting.txt").write_text("edited")
+    assert project.fm("run", "sent", "--json").json["stages"]["there"]["output"]["text"] == "edited"
+
+
+def test_a_node_that_comes_later_is_used_unless_it_lacks_something(project: Project, join: Join) -> None:
+    values = project.root.parent / "values"
+    values.mkdir()
+    gate = project.gate()
+    hold = stage("hold", "deliver", gate=gate)
+    running = project.run(project.pipeline("late", hold, {**stage("out", "far"), "depends_on": ["hold"]}))
+    project.began("hold")
+    join(hidden=[values])
+    wait_for(lambda: "nothing is sent to the new node" in running.err, what=lambda: f"it is looked at {running!r}")
+    gate.touch()
+    assert running.end().code == 1, repr(running)
+    assert running.json["error"]["code"] == "INFEASIBLE_RESOURCES", running
+    assert "does not see the values at" in running.err
 
 
 def run_small(project: Project) -> Fm:

@@ -20,6 +20,7 @@ from ray_kit import Lab, outputs, region, run, stage
 
 
 async def main(address: str, accept: str, root: str) -> dict[str, Any]:
+    lab = Lab(Path(root))
     settings = WorkerSettings(values_url=f"file://{root}/values", project_root=root)
     executor = RayExecutor(settings, address=None if address == "-" else address, allow_open=accept == "open")
     try:
@@ -27,7 +28,6 @@ async def main(address: str, accept: str, root: str) -> dict[str, Any]:
     except FlowMasonError as error:
         return {"code": error.failure.code, "message": error.failure.message, "help": error.failure.help}
     assert executor.cluster is not None
-    lab = Lab(Path(root))
     task = outputs(await run(executor, region(lab.plan(stage("named", "title"), name="orders"))))
     call = region(lab.plan(stage("it", "call")), placement=Placement.HOST)
     host = outputs(await run(executor, call))

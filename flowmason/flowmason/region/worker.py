@@ -18,7 +18,7 @@ from flowmason import control
 from flowmason.errors import Code, Failure, FlowMasonError, StageError
 from flowmason.executor import Emit, WorkerSettings
 from flowmason.expressions import prepare
-from flowmason.ids import Digest, OrgId, PlanId, StageId
+from flowmason.ids import LOCAL_ORG, Digest, OrgId, PlanId, StageId
 from flowmason.plan import ComponentRef, Kind, Plan, Scope, Stage
 from flowmason.plan import decode as decode_plan
 from flowmason.region.run import RegionRun
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from flowmason.sandbox import Sandboxes
 
 PULSE_S = 0.02
+_NOT_HERE = (Code.COMPONENT_MISSING, Code.COMPONENT_CHANGED)
 _KEPT_LISTS = 4
 _KEPT_LIST_BYTES = 16 * 1024 * 1024
 
@@ -165,16 +166,38 @@ class Worker:
         """The component of a stage, imported once per digest."""
         found = self._components.get(ref.digest)
         if found is None:
-            from flowmason.registry import load_component
-
-            root, packages = self.settings.project_root, self.settings.packages_dir
-            found = load_component(
-                ref,
-                project_root=Path(root) if root else None,
-                packages_dir=Path(packages) if packages else None,
-            )
-            self._components[ref.digest] = found
+            found = self._components[ref.digest] = self._loaded(ref)
         return found
+
+    def _loaded(self, ref: ComponentRef) -> Loaded:
+        from flowmason.registry import load_component
+
+        root, packages = self.settings.project_root, self.settings.packages_dir
+        packages_dir = Path(packages) if packages else None
+        try:
+            return load_component(ref, project_root=Path(root) if root else None, packages_dir=packages_dir)
+        except StageError as error:
+            ours = ref.package is None and ref.target.partition(":")[0].endswith(".py")
+            if not ours or self.settings.project_archive is None or error.failure.code not in _NOT_HERE:
+                raise
+            # This machine does not have the project, or not as it is where the run began.
+            return load_component(ref, project_root=self._shipped_project, packages_dir=packages_dir)
+
+    @cached_property
+    def _shipped_project(self) -> Path:
+        """Where the code lies that was sent along."""
+        from flowmason.registry.shipping import unpack_code
+
+        digest = self.settings.project_archive
+        assert digest is not None
+        try:
+            data = self.values.get(LOCAL_ORG, digest)
+        except FlowMasonError as error:
+            raise StageError(
+                f"the project does not lie at {self.settings.project_root}, and its code cannot be fetched: {error}",
+                code=Code.COMPONENT_MISSING,
+            ) from error
+        return unpack_code(data, digest)
 
     async def decision(self, run: RegionRun, stage: StageState, inputs: Mapping[str, Any]) -> Decision:
         """What a control-flow stage decides: by a mock, by the built-in rules, or by a component of the user's."""

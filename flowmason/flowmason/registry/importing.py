@@ -1,8 +1,9 @@
 """Importing a project's modules under private names, so that two projects, or two states of one, never mix.
 
 A module `components/text/shout.py` becomes `_fm_<digest>.components.text.shout`, the digest being that of its
-`Sources`; an edited file therefore is another module. Inside, `import components.x` and `from components.x import y`
-mean the project's own modules, relative imports work as usual, and everything else is imported from the process.
+`Sources` and of where they lie; an edited file therefore is another module, and so is a copy elsewhere. Inside,
+`import components.x` and `from components.x import y` mean the project's own modules, relative imports work as usual,
+and everything else is imported from the process.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from flowmason.ids import sha256
 from flowmason.registry.sources import Sources, is_local
 
 _scopes: dict[str, _Scope] = {}
@@ -25,7 +27,8 @@ _lock = threading.Lock()
 
 def import_sources(sources: Sources) -> ModuleType:
     """The module of `sources`, run at most once per process. Raises whatever the module raises."""
-    prefix = "_fm_" + sources.digest.removeprefix("sha256:")[:24]
+    place = sha256(f"{sources.root}\0{sources.digest}".encode())
+    prefix = "_fm_" + place.removeprefix("sha256:")[:24]
     with _lock:
         if prefix not in _scopes:
             if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
