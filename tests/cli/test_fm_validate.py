@@ -110,3 +110,13 @@ def test_a_folder_without_a_project_can_be_checked(fm: Fm, project: Project) -> 
     assert fm("validate", str(loose)).code == 2
     (loose / "a.pipeline.json").unlink()
     assert "no pipeline file" in fm("validate", str(loose)).err
+
+
+def test_a_fault_of_a_component_is_told_once_whoever_names_it(project: Project, fm: Fm) -> None:
+    project.write("components/broken.py", "this is not Python\n")
+    for name in ("one", "two"):
+        project.pipeline({"name": name, "stages": [{"id": "a", "component_type": "broken", "config": {}}]})
+    answer = fm("validate")
+    assert answer.code == 2
+    assert answer.err.count("components/broken.py:1") == 1, answer.err
+    assert "3 faults in 3 files" in answer.err
