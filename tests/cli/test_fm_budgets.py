@@ -89,6 +89,14 @@ def test_usage_is_added_up_over_runs_by_day_pipeline_and_model(line: Project, fm
     assert fm("usage", "--pipeline", "other", "--json").json == {"items": [], "total": None}
 
 
+def test_kept_answers_are_cleared(line: Project, fm: Fm) -> None:
+    one = {"id": "one", "component_type": "generator", "config": {"prompt": "one"}, "llm_settings": {"cache_s": 3600}}
+    line.pipeline({**LINE, "stages": [one]})
+    assert [fm("run", "line", "--json").json["usage"]["calls"] for _ in range(2)] == [1, 0]
+    assert "1 kept answer removed" in fm("answers", "clear").err
+    assert fm("run", "line", "--json").json["usage"]["calls"] == 1
+
+
 def test_calls_over_http_are_shown_under_their_caller(line: Project, fm: Fm) -> None:
     async def called() -> None:
         journal = open_journal(f"sqlite:///{line.root / '.flowmason' / 'flowmason.db'}")

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from flowmason.remote.client import StudioClient
 from flowmason.studio import schema
+from flowmason.studio.identity.permissions import Role
 from fm_project import ORDERS
 from remote.conftest import Fm, greeting, write
 from studio.kit import Studio
@@ -97,6 +98,33 @@ def test_a_run_there_is_foretold_by_the_runs_of_its_org(fm: Fm, project: Path) -
     assert (after["runs"], after["same"], after["calls"]["median"]) == (1, 1, 2)
     assert after["tokens"]["max"] == used["input_tokens"] + used["output_tokens"]
     assert fm("usage", "--forecast", "askin", "--studio").exit_code == 2
+
+
+def test_an_org_has_a_switch_for_kept_answers_and_can_be_rid_of_them(
+    fm: Fm, project: Path, url: str, studio: Studio
+) -> None:
+    ask = {"id": "ask", "component_type": "generator", "config": {"prompt": "one two"}}
+    write(project, {"name": "asking", "version": "1.0.0", "stages": [ask]})
+    assert fm("deploy").exit_code == 0
+    assert fm("org", "login", "-a", "boss", "-u", url, "-k", studio.keys[Role.ADMIN]).exit_code == 0
+
+    def calls() -> int:
+        done = fm("run", "asking", "--target-org", "acme", "--provider", "mock", "--json", "-q")
+        assert done.exit_code == 0, done.output
+        return int(json.loads(done.stdout)["usage"]["calls"])
+
+    assert "stages that say so" in fm("answers", "show", "-t", "acme").stdout
+    assert fm("answers", "set", "60", "-t", "acme").exit_code != 0  # a developer may not
+    assert fm("answers", "set", "soon", "-t", "boss").exit_code == 2
+    assert json.loads(fm("answers", "set", "3600", "-t", "boss", "--json").stdout) == {"max_age_s": 3600}
+    assert [calls(), calls()] == [1, 0]
+    assert json.loads(fm("answers", "clear", "-t", "boss", "--json").stdout) == {"removed": 1}
+    assert calls() == 1
+    assert "no stage" in fm("answers", "set", "off", "-t", "boss").stderr
+    assert calls() == 1
+    page = studio.client.get("/api/v1/auth/audit-log", headers=studio.headers()).json()
+    actions = [each["action"] for each in page["items"]]
+    assert actions.count("org.kept_answers") == 2 and "org.answers_cleared" in actions
 
 
 def test_runs_are_listed_page_by_page_and_shown_by_the_end_of_their_id(fm: Fm, project: Path) -> None:

@@ -85,6 +85,23 @@ async def test_without_a_wish_every_call_is_made(make: Make) -> None:
     assert text(await engine.run(ask())) == "answer 1"
 
 
+async def test_an_org_gives_kept_answers_to_stages_that_say_nothing_and_a_stage_can_say_never(make: Make) -> None:
+    provider = Counted()
+    engine, org = make(provider), {"kept_answers_s": 3600}
+    await engine.run(ask(settings={}), options=org)
+    assert text(await engine.run(ask(settings={}), options=org)) == "answer 1"
+    assert text(await engine.run(ask(settings={"cache_s": 0}), options=org)) == "answer 2"
+    assert text(await engine.run(ask(), options=org)) == "answer 1"
+
+
+async def test_where_an_org_has_none_no_answer_is_given_again_nor_kept(make: Make) -> None:
+    provider = Counted()
+    engine = make(provider)
+    for n in (1, 2):
+        assert text(await engine.run(ask(), options={"kept_answers_s": 0})) == f"answer {n}"
+    assert text(await engine.run(ask())) == "answer 3"
+
+
 @pytest.mark.parametrize(
     "other",
     [ask("hallo"), *(ask(settings={**DAY, **more}) for more in ({"model": "n"}, {"temperature": 0.5}, {"top_p": 0.5}))],

@@ -120,6 +120,9 @@ ROUTES: dict[str, Wall] = {
     "secrets_rotate_keys": Wall(P.SECRETS_WRITE, None, OWN),
     "storage": Wall(P.STATS_READ, None, OWN),
     "storage_retention": Wall(P.STATS_READ, None, OWN),
+    "storage_answers": Wall(P.STATS_READ, None, OWN),
+    "storage_answers_set": Wall(P.ORG_WRITE, {}, OWN),
+    "storage_answers_clear": Wall(P.ORG_WRITE, None, OWN),
     "storage_retention_set": Wall(P.ORG_WRITE, {}, (200, 422)),
 }
 """Operation id → wall. Who adds a route adds a line."""

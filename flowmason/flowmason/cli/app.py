@@ -35,6 +35,7 @@ COMMANDS: dict[str, Entry] = {
     "eval": Entry("flowmason.cli.eval", "eval_", "Run a pipeline over cases, judge and compare."),
     "evals": Entry("flowmason.cli.evals", "app", "List and show the reports of evaluations."),
     "prompts": Entry("flowmason.cli.prompts", "app", "List, show and compare a project's prompts."),
+    "answers": Entry("flowmason.cli.answers", "app", "Kept answers of models: an org's switch, and none any more."),
     "usage": Entry("flowmason.cli.usage", "usage", "What models were asked, and what it cost."),
     "secrets": Entry("flowmason.cli.secrets", "app", "Set, list and remove the secrets of a Studio's org."),
     "pack": Entry("flowmason.cli.packages", "pack", "Pack a project into one .fmpkg file."),

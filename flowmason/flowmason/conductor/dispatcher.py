@@ -376,4 +376,4 @@ def patience(load: Load) -> float:
 
 def worker_options(options: dict[str, Any]) -> dict[str, Any]:
     """The part of a run's options that workers need."""
-    return {key: options[key] for key in ("provider", "trace_id") if key in options}
+    return {key: options[key] for key in ("provider", "trace_id", "kept_answers_s") if key in options}

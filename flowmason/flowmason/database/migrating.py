@@ -14,7 +14,7 @@ from flowmason.database import urls
 from flowmason.database.connections import Connection, Database
 from flowmason.errors import FormatError
 
-REVISIONS: Sequence[str] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+REVISIONS: Sequence[str] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """Every revision of the tree, in order; a test holds it to the tree."""
 
 FOLDER = Path(__file__).parent / "migrations"

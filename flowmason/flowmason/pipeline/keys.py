@@ -104,8 +104,8 @@ LLM_SETTINGS = Record(
         "top_p": Key(Number(0, 1), "Nucleus sampling."),
         "stop_sequences": Key(TEXTS, "Texts that end the answer."),
         "cache_s": Key(
-            Number(1, 30 * 24 * 3600, whole=True),
-            "The same request within so many seconds is given the same answer, without asking the model.",
+            Number(0, 30 * 24 * 3600, whole=True),
+            "The same request within so many seconds is given the same answer, without asking the model; 0: never.",
         ),
         "prompt_cache": Key(FLAG, "Ask the provider to keep the beginning of the prompt, which makes it cheaper."),
     },

@@ -43,6 +43,13 @@ class StageLLM:
     def provider_name(self) -> str:
         return self._provider_name(None)
 
+    @property
+    def _cache_s(self) -> float | None:
+        """How old a kept answer may be that is given again: as the stage says, else as the org does, which may also
+        say that none ever is (0)."""
+        own, org = self._settings.get("cache_s"), self._run.region.options.get("kept_answers_s")
+        return None if org == 0 else (org if own is None else own) or None
+
     def _provider_name(self, asked: str | None) -> str:
         if self._instead is not None and self._instead.provider:
             return self._instead.provider
@@ -147,7 +154,6 @@ class StageLLM:
         self, request: ModelRequest, provider: str | None, on_piece: Callable[[str], None] | None
     ) -> ModelResponse:
         """Ask the chosen provider, or its chain; a member that takes no tools is asked in words."""
-        settings = self._settings
         shown = StreamMasker(self._run.masker)
         begun = in_words = False
 
@@ -173,7 +179,7 @@ class StageLLM:
 
             async def once(found: ModelProvider, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
                 # The rest of an answer is no answer that could be kept.
-                cache_s = None if request.begun else settings.get("cache_s")
+                cache_s = None if request.begun else self._cache_s
                 return await self._context.ask(found, request, on_delta, chained=chained, cache_s=cache_s)
 
             def tell(characters: int, number: int) -> None:

@@ -40,6 +40,7 @@ org_limits = sa.Table(
     _count("max_concurrent_runs", null=True),
     _count("max_queued_runs", null=True),
     _count("weight"),
+    _count("kept_answers_s", null=True),
 )
 org_budgets = sa.Table(
     "org_budgets",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import sqlalchemy as sa
 
+from flowmason.answers_fs import LONGEST_S, Answers
 from flowmason.errors import Code, FormatError, UsageError
 from flowmason.ids import OrgId, RunId
 from flowmason.journal import Journal
@@ -52,6 +53,37 @@ def set_retention(scope: Scope, caller: Caller, wanted: Retention, now: int) -> 
         details={"days": wanted.days, "min_kept": wanted.min_kept},
     )  # fmt: skip
     return wanted
+
+
+def kept_answers_of(scope: Scope) -> int | None:
+    """How old, in seconds, an answer of a model may be that the org's stages are given again where they say nothing
+    else; 0: none is given nor kept, whatever they say; None: only what they say counts."""
+    row = scope.one(schema.org_limits)
+    found: int | None = None if row is None else row["kept_answers_s"]
+    return found
+
+
+def set_kept_answers(scope: Scope, caller: Caller, max_age_s: int | None, now: int) -> int | None:
+    """Keep the org's wish, which holds for runs that start from now on. Raises `UsageError` for a number below 0."""
+    if max_age_s is not None and not 0 <= max_age_s <= LONGEST_S:
+        raise UsageError(f"answers are kept for 0 to {int(LONGEST_S)} s", code=Code.INVALID_INPUT)
+    if not scope.change(schema.org_limits, kept_answers_s=max_age_s):
+        scope.add(schema.org_limits, weight=1, kept_answers_s=max_age_s)
+    audit.record(
+        scope, now, actor=caller.actor, action="org.kept_answers", resource_type="org", resource_id=scope.org_id,
+        details={"max_age_s": max_age_s},
+    )  # fmt: skip
+    return max_age_s
+
+
+def clear_answers(scope: Scope, caller: Caller, answers: Answers, now: int) -> int:
+    """Remove the kept answers of the org; returns how many there were."""
+    removed = answers.forget(scope.org_id, 0.0)
+    audit.record(
+        scope, now, actor=caller.actor, action="org.answers_cleared", resource_type="org", resource_id=scope.org_id,
+        details={"removed": removed},
+    )  # fmt: skip
+    return removed
 
 
 async def apply_retention(store: StudioStore, journal: Journal, now: int) -> dict[OrgId, list[RunId]]:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
+from sqlalchemy.engine import RowMapping
 
 from flowmason import telemetry
 from flowmason.conductor import new_run
@@ -191,10 +192,11 @@ def _prepare(services: Services, asked: Sequence[_Asked]) -> list[_Answer | Exce
         limits = scope.one(schema.org_limits)
         is_kept = stored.kept or services.is_kept(caller.org_id, stored)
     most_queued = None if limits is None else limits["max_queued_runs"]
+    wishes = _wishes(limits)
     answers: list[_Answer | Exception] = []
     for each in asked:
         try:
-            answers.append((Prepared(_run(services, each, stored, plan), plan, most_queued), stored))
+            answers.append((Prepared(_run(services, each, stored, plan, wishes), plan, most_queued), stored))
         except FlowMasonError as error:
             answers.append(error)
     able = [each.caller for each, answer in zip(asked, answers, strict=True) if not isinstance(answer, Exception)]
@@ -205,7 +207,7 @@ def _prepare(services: Services, asked: Sequence[_Asked]) -> list[_Answer | Exce
     return answers
 
 
-def _run(services: Services, asked: _Asked, stored: StoredPipeline, plan: Plan) -> NewRun:
+def _run(services: Services, asked: _Asked, stored: StoredPipeline, plan: Plan, wishes: Mapping[str, Any]) -> NewRun:
     caller, wanted = asked.caller, asked.wanted
     given = wanted.input
     if given is None and wanted.test:
@@ -216,6 +218,7 @@ def _run(services: Services, asked: _Asked, stored: StoredPipeline, plan: Plan) 
             )
     options = {
         **wanted.options,
+        **wishes,
         "pipeline_id": stored.pipeline_id,
         "pipeline_digest": stored.digest,
         "submitted_by": caller.name,
@@ -231,9 +234,15 @@ def _prepare_inline(services: Services, caller: Caller, document: Mapping[str, A
         plan = services.compiling.plan(written, services.catalogue.of(scope), pipelines.look_in(scope))
         packages.store_archives(scope, services.values, plan)
         limits = scope.one(schema.org_limits)
-    options = {**wanted.options, "submitted_by": caller.name, **_asked_by()}
+    options = {**wanted.options, **_wishes(limits), "submitted_by": caller.name, **_asked_by()}
     run = _new(services, caller, wanted, plan, wanted.input, options)
     return Prepared(run, plan, None if limits is None else limits["max_queued_runs"])
+
+
+def _wishes(limits: RowMapping | None) -> dict[str, Any]:
+    """What the org says of all its runs."""
+    kept = None if limits is None else limits["kept_answers_s"]
+    return {} if kept is None else {"kept_answers_s": kept}
 
 
 def _asked_by() -> dict[str, Any]:

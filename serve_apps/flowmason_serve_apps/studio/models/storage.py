@@ -27,6 +27,21 @@ class RetentionOut(BaseModel):
     min_kept: int
 
 
+class KeptAnswers(Body):
+    """How old an answer of a model may be that is given again."""
+
+    max_age_s: Annotated[int, Field(ge=0, le=30 * 24 * 3600)] | None = Field(
+        default=None,
+        description="For stages that say nothing else; 0: none is given or kept, whatever they say; null: as they say.",
+    )
+
+
+class AnswersCleared(BaseModel):
+    """Kept answers are gone."""
+
+    removed: int
+
+
 class StorageOut(BaseModel):
     """How much the org keeps."""
 

@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 from fastapi import APIRouter
 
+from flowmason.answers_fs import Answers
 from flowmason.assembly.outcome import moment
 from flowmason.studio import storage
 from flowmason.studio.identity.callers import Caller
@@ -46,6 +47,29 @@ def set_retention(services: Given, caller: OrgWriter, body: models.RetentionWish
     """Say for how long the org keeps runs that have ended. The server deletes older ones within minutes."""
     with services.store.scope(caller.org_id) as scope:
         return _out(storage.set_retention(scope, caller, Retention(body.days, body.min_kept), services.now()))
+
+
+@router.get("/answers", operation_id="storage_answers")
+def kept_answers(services: Given, caller: StatsReader) -> models.KeptAnswers:
+    """Whether runs of the org are given answers of models again."""
+    with services.store.scope(caller.org_id, writing=False) as scope:
+        return models.KeptAnswers(max_age_s=storage.kept_answers_of(scope))
+
+
+@router.put("/answers", operation_id="storage_answers_set")
+def set_kept_answers(services: Given, caller: OrgWriter, body: models.KeptAnswers) -> models.KeptAnswers:
+    """Say whether runs of the org are given answers of models again: those that start from now on."""
+    with services.store.scope(caller.org_id) as scope:
+        wanted = storage.set_kept_answers(scope, caller, body.max_age_s, services.now())
+    return models.KeptAnswers(max_age_s=wanted)
+
+
+@router.delete("/answers", operation_id="storage_answers_clear")
+def clear_answers(services: Given, caller: OrgWriter) -> models.AnswersCleared:
+    """Remove all answers that are kept for the org."""
+    with services.store.scope(caller.org_id) as scope:
+        removed = storage.clear_answers(scope, caller, Answers(services.values.location), services.now())
+    return models.AnswersCleared(removed=removed)
 
 
 def _wish(services: Services, caller: Caller) -> Retention:
