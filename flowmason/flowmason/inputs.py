@@ -40,6 +40,19 @@ def prepare_input(schema: Mapping[str, Any], given: Any) -> dict[str, Any]:
     return filled
 
 
+def blobs_in(given: Any) -> Iterator[tuple[str, Any]]:
+    """What stands as `$blob` anywhere in an input, each with its JSON path."""
+    left: list[tuple[str, Any]] = [("$.input", given)]
+    while left:
+        pointer, each = left.pop()
+        if isinstance(each, Mapping):
+            if "$blob" in each:
+                yield pointer, each["$blob"]
+            left += [(pointer + _step(str(name)), inner) for name, inner in each.items()]
+        elif isinstance(each, list | tuple):
+            left += [(pointer + _step(position), inner) for position, inner in enumerate(each)]
+
+
 def check_output(schema: Mapping[str, Any], value: Any) -> Failure | None:
     """What is wrong with a pipeline's output, as one failure (`INVALID_OUTPUT`); None: nothing."""
     if says_nothing(schema) and isinstance(value, Mapping):

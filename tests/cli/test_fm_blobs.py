@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fm_project import Project
@@ -52,3 +53,14 @@ def test_what_is_no_blob_is_refused_with_help(project: Project, fm: Any) -> None
     found = fm("run", "blobs", "--json").json
     assert found["error"]["code"] == "INVALID_INPUT"
     assert "--set" in found["error"]["help"]
+
+
+def test_a_blob_that_is_not_there_is_refused_before_the_run_begins(project: Project, fm: Any) -> None:
+    project.write("components/shout.py", COMPONENTS)
+    project.pipeline(document("{{input.doc}}"))
+    found = fm("run", "blobs", "--input", '{"doc": {"$blob": "sha256:%s"}}' % ("0" * 64))
+    assert found.code == 2 and "refused $.input.doc\n  there is no blob" in found.err
+    many = json.dumps({"docs": [{"$blob": f"sha256:{n:064}"} for n in range(1001)]})
+    found = fm("run", "blobs", "--input", many)
+    assert found.code == 2 and "the input names 1001 blobs; 1000 are possible" in found.err
+    assert fm("runs", "list", "--json").json["items"] == []

@@ -13,7 +13,7 @@ import pytest
 from flowmason.ids import Digest, sha256
 from flowmason.studio.identity.permissions import Role
 from flowmason_serve_apps.studio.routes import blobs
-from studio.conducting import conducting, ended, made, started
+from studio.conducting import conducting, ended, hello, made, started
 from studio.kit import Studio, settings_in, studio_in
 
 DATA = bytes(range(256)) * 400
@@ -82,20 +82,40 @@ def test_an_upload_says_what_it_is_or_is_bytes(small: Studio) -> None:
         assert answer.status_code == 400 and answer.json()["code"] == "USAGE", answer.text
 
 
+def test_a_run_whose_input_names_a_blob_that_is_not_there_is_refused_with_the_place(small: Studio) -> None:
+    pipeline = made(small, {"name": "seer", "version": "1.0.0", "stages": [hello()["stages"][0]]})
+    blob = _upload(small, b"mine").json()
+    theirs = small.client.post(BLOBS, content=b"theirs", headers=small.other_headers()).json()
+    address = f"/api/v1/pipelines/{pipeline['id']}/run"
+    given = {
+        "good": blob,
+        "docs": [blob, {"$blob": sha256(b"nothing")}],
+        "deep": {"of another": theirs, "odd": {"$blob": "../../etc/passwd"}, "none": {"$blob": 1}},
+    }
+    for body in ({"input": given}, {"input": given, "async_mode": False}):
+        answer = small.client.post(address, json=body, headers=small.headers())
+        assert answer.status_code == 422 and answer.headers["content-type"] == "application/problem+json"
+        places = [fault["pointer"] for fault in answer.json()["faults"]]
+        assert places == ["$.input.deep.none", "$.input.deep.odd", '$.input.deep["of another"]', "$.input.docs[1]"]
+        assert answer.json()["code"] == "INVALID_INPUT"
+    assert small.client.get("/api/v1/runs", headers=small.headers()).json()["items"] == []
+    assert started(small, pipeline["id"], {"good": blob, "docs": [blob]})["status"] == "queued"
+
+
 def test_who_may_start_no_runs_uploads_nothing(small: Studio) -> None:
     assert small.client.post(BLOBS, content=DATA, headers=small.headers(Role.VIEWER)).status_code == 403
     assert small.client.post(BLOBS, content=DATA).status_code == 401
     assert not _kept(small)
 
 
-async def _told(studio: Studio, receive: Any) -> dict[str, Any]:
+async def _told(studio: Studio, receive: Any, **given: str) -> dict[str, Any]:
     """What the app says first to an upload whose messages `receive` gives."""
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    headers = {"host": "127.0.0.1", **{name.lower(): text for name, text in studio.headers().items()}}
+    headers = {"host": "127.0.0.1", **{name.lower(): text for name, text in (given or studio.headers()).items()}}
     scope = {
         "type": "http", "method": "POST", "path": BLOBS, "raw_path": BLOBS.encode(), "query_string": b"",
         "scheme": "http", "http_version": "1.1", "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1),
@@ -117,6 +137,38 @@ async def test_a_body_that_breaks_off_is_no_file(small: Studio) -> None:
 
     assert (await _told(small, receive))["status"] == 400
     assert not _kept(small)
+
+
+async def test_so_many_files_of_an_org_are_taken_in_at_once_and_no_more(
+    small: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "MOST_UPLOADS", 2)
+    go_on = asyncio.Event()
+
+    def upload(**headers: str) -> tuple[asyncio.Task[dict[str, Any]], asyncio.Event]:
+        come, begun = [HALF, {"type": "http.request", "body": b"", "more_body": False}], asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            if len(come) == 1:
+                begun.set()
+                await go_on.wait()
+            return come.pop(0)
+
+        return asyncio.create_task(_told(small, receive, **headers)), begun
+
+    first = [upload(), upload()]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(begun.wait() for _, begun in first))
+        refused, _ = upload()
+        answer = await refused
+        assert answer["status"] == 429 and (b"retry-after", b"5") in answer["headers"]
+        other, begun = upload(**small.other_headers())
+        await begun.wait()
+        go_on.set()
+        taken = await asyncio.gather(other, *(task for task, _ in first))
+        assert [each["status"] for each in taken] == [201, 201, 201]
+        assert (await upload()[0])["status"] == 201, "there is room again"
+    assert not small.services.uploads
 
 
 async def test_a_body_that_never_ends_is_given_up(small: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

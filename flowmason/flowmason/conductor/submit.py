@@ -7,8 +7,9 @@ from weakref import WeakKeyDictionary
 
 from flowmason import event as ev
 from flowmason import value
-from flowmason.ids import LOCAL_ORG, OrgId, PlanId, RunId, sha256
-from flowmason.inputs import prepare_input
+from flowmason.errors import Code, Fault, FlowMasonError, RefusedError
+from flowmason.ids import LOCAL_ORG, Digest, OrgId, PlanId, RunId, sha256
+from flowmason.inputs import blobs_in, prepare_input
 from flowmason.journal import NewRun
 from flowmason.plan import Plan
 from flowmason.policy import INLINE_LIMIT
@@ -17,6 +18,8 @@ from flowmason.values import ValueStore
 
 _PUT_AGAIN_MS = 60_000
 _PLANS_NOTED = 1024
+_MOST_BLOBS = 1000
+"""Of one input: each is looked up before the run is recorded."""
 _put: WeakKeyDictionary[ValueStore, dict[tuple[OrgId, PlanId], int]] = WeakKeyDictionary()
 """When (ms) which Plan was last put into which store."""
 
@@ -42,6 +45,34 @@ def _put_plan(plan: Plan, org_id: OrgId, values: ValueStore, now: int) -> None:
         put[key] = now
 
 
+def _require_blobs(given: dict[str, Any], values: ValueStore, org_id: OrgId) -> None:
+    places: dict[Any, list[str]] = {}
+    faults = []
+    for pointer, digest in blobs_in(given):
+        if isinstance(digest, str):
+            places.setdefault(digest, []).append(pointer)
+        else:
+            faults.append(Fault("the $blob is no digest, which is a text", pointer, code=Code.INVALID_INPUT))
+    if len(places) > _MOST_BLOBS:
+        more = f"the input names {len(places)} blobs; {_MOST_BLOBS} are possible"
+        raise RefusedError([Fault(more, "$.input", code=Code.INVALID_INPUT)])
+    for digest, pointers in places.items():
+        if not _is_there(values, org_id, Digest(digest)):
+            reason = f"there is no blob {digest[:80]!r}; upload the file first, or again"
+            faults += [Fault(reason, pointer, code=Code.INVALID_INPUT) for pointer in pointers]
+    if faults:
+        raise RefusedError(sorted(faults, key=lambda fault: fault.pointer))
+
+
+def _is_there(values: ValueStore, org_id: OrgId, digest: Digest) -> bool:
+    try:
+        return values.has(org_id, digest)
+    except FlowMasonError as error:
+        if error.failure.code == Code.VALUE_MISSING:  # no digest at all
+            return False
+        raise
+
+
 def new_run(
     plan: Plan,
     given: Any,
@@ -58,11 +89,14 @@ def new_run(
     idempotency_key: str | None = None,
     debug: ev.DebugChanged | None = None,
 ) -> NewRun:
-    """What `Journal.submit` takes. Applies the input's defaults; raises `RefusedError` for a wrong input.
+    """What `Journal.submit` takes. Applies the input's defaults; raises `RefusedError` for a wrong input, also one that names
+    a `$blob` which is not there.
 
     `debug` is what stops the run from its start on. The Plan is put into the value store, where workers find it.
     """
     prepared = prepare_input(plan.input_schema, given)
+    if parent is None:  # a stage that names none fails by itself, as anywhere in a run
+        _require_blobs(prepared, values, org_id)
     _put_plan(plan, org_id, values, now)
     submitted = ev.RunSubmitted(
         plan=plan.id,

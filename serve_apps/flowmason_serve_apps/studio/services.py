@@ -67,6 +67,8 @@ class Services:
     together: Together = field(init=False, default_factory=Together)
     sockets: Counter[str] = field(init=False, default_factory=Counter)
     """Open WebSockets by user."""
+    uploads: Counter[OrgId] = field(init=False, default_factory=Counter)
+    """Files that are being taken in, by org."""
     _kept: set[tuple[OrgId, str, str, str]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:

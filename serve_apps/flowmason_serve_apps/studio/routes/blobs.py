@@ -12,13 +12,17 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from flowmason.errors import Code, UsageError
-from flowmason.ids import Digest
+from flowmason.ids import Digest, OrgId
 from flowmason_serve_apps.studio import problems
 from flowmason_serve_apps.studio.models import blobs as models
 from flowmason_serve_apps.studio.routes.parts import Given, RunStarter
+from flowmason_serve_apps.studio.services import Services
 
 router = APIRouter(tags=["runs"])
 OCTETS = "application/octet-stream"
+MOST_UPLOADS = 8
+"""Files of one org that one process takes in at once: each may fill its part of the disk first."""
+AGAIN_MS = 5_000
 BODY_S = 900.0
 """For how long a client may be about its file; the door's bound is for bodies that are read whole."""
 _TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}", re.ASCII)
@@ -44,6 +48,25 @@ async def create(services: Given, caller: RunStarter, request: Request) -> model
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > most:
         return _too_large(request, most)
+    org = caller.org_id
+    if services.uploads[org] >= MOST_UPLOADS:
+        raise UsageError(
+            f"{MOST_UPLOADS} files of this org are being uploaded already",
+            code=Code.RATE_LIMITED,
+            retry_after_ms=AGAIN_MS,
+        )
+    services.uploads[org] += 1
+    try:
+        return await _taken(services, org, request, media, most)
+    finally:
+        services.uploads[org] -= 1
+        if not services.uploads[org]:
+            del services.uploads[org]
+
+
+async def _taken(
+    services: Services, org_id: OrgId, request: Request, media: str, most: int
+) -> models.BlobOut | Response:
     digest, size = hashlib.sha256(), 0
     with tempfile.NamedTemporaryFile(prefix="fm-blob-") as file:
 
@@ -67,7 +90,7 @@ async def create(services: Given, caller: RunStarter, request: Request) -> model
 
         def put() -> None:
             file.flush()
-            services.values.put_file(caller.org_id, name, Path(file.name))
+            services.values.put_file(org_id, name, Path(file.name))
 
         await asyncio.to_thread(put)
     return models.BlobOut.model_validate({"$blob": name, "type": media, "size": size})

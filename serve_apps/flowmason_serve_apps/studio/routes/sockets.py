@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, WebSocket
 
-from flowmason.errors import Code, Failure
+from flowmason.errors import Code, Failure, Retry
 from flowmason.studio.identity.callers import Caller
 from flowmason_serve_apps.studio import problems
 from flowmason_serve_apps.studio.guard.sockets import PROTOCOL, offered, runs_socket
@@ -22,7 +22,12 @@ async def runs(websocket: WebSocket, found: Annotated[Caller | Failure, Depends(
     """Follow runs and steer them, until either side closes."""
     services = websocket.app.state.services
     if isinstance(found, Caller) and services.sockets[found.user_id] >= MOST_SOCKETS:
-        found = Failure(code=Code.RATE_LIMITED, message=f"at most {MOST_SOCKETS} sockets of one user are open here")
+        found = Failure(
+            code=Code.RATE_LIMITED,
+            message=f"at most {MOST_SOCKETS} sockets of one user are open here",
+            retry=Retry.AFTER,
+            retry_after_ms=5_000,
+        )
     if isinstance(found, Failure):
         await websocket.send_denial_response(problems.of_failure(found, websocket.url.path))
         return
