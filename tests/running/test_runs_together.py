@@ -180,6 +180,10 @@ class Stubborn(Recorder):
         self.ended: list[str] = []
         """Names of the regions that did."""
 
+        self.gate = asyncio.Event()
+        """Nothing ends before it is open."""
+        self.gate.set()
+
     def capacity(self) -> Capacity:
         return Capacity(task_slots=2, host_slots=2)
 
@@ -189,6 +193,7 @@ class Stubborn(Recorder):
     async def submit(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
         self.tasks.append(list(regions))
         async for report in self._inner.submit(regions):
+            await self.gate.wait()
             yield report
         self.ended += [region.name for region in regions]
 
@@ -246,10 +251,10 @@ class Together:
         self.conductor.nudge()
         return run.run_id
 
-    async def over(self, run_id: RunId) -> None:
-        """Wait until a run has ended."""
-        async with asyncio.timeout(10):
-            while (row := await self.journal.row(run_id)) is None or row.status not in TERMINAL:
+    async def over(self, run_id: RunId, *statuses: str) -> None:
+        """Wait until a run has ended, or has one of these statuses."""
+        async with asyncio.timeout(60):
+            while (row := await self.journal.row(run_id)) is None or row.status not in (statuses or TERMINAL):
                 await asyncio.sleep(0.005)
 
     async def end(self, running: asyncio.Task[None]) -> None:
@@ -295,3 +300,28 @@ async def test_a_run_that_is_taken_away_gives_back_the_places_of_what_it_did_not
     await there.over(second)
     assert there.executor.ended == ["b/call"]
     await there.end(running)
+
+
+async def test_an_org_that_comes_later_does_not_wait_for_all_that_another_has_under_way(engine: Engine) -> None:
+    there = Together(engine, MemoryJournal())
+    there.executor.gate.clear()
+    running = asyncio.create_task(there.conductor.run())
+    for component in ("say", "touch"):  # a task, a call on a host
+        there.executor.tasks.clear()
+        crowd = [await there.submit("a", {**_say(seconds=0.05), "component": component}) for _ in range(24)]
+        for run_id in crowd:
+            await there.over(run_id, "running")
+        await there.executor.has(2)
+        few = [await there.submit("b", {**_say(seconds=0.05), "component": component}) for _ in range(3)]
+        for run_id in few:
+            await there.over(run_id, "running")
+        await asyncio.sleep(0.2)  # they ask for places
+        there.executor.gate.set()
+        for run_id in crowd + few:
+            await there.over(run_id)
+        orgs = [regions[0].org_id for regions in there.executor.tasks]
+        assert len(orgs) == 27 and orgs[:2] == ["a", "a"]
+        assert orgs[:16].count(OrgId("b")) == 3, orgs
+        there.executor.gate.clear()
+    there.conductor.stop()
+    await running

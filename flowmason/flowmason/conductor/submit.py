@@ -89,8 +89,8 @@ def new_run(
     idempotency_key: str | None = None,
     debug: ev.DebugChanged | None = None,
 ) -> NewRun:
-    """What `Journal.submit` takes. Applies the input's defaults; raises `RefusedError` for a wrong input, also one that names
-    a `$blob` which is not there.
+    """What `Journal.submit` takes. Applies the input's defaults; raises `RefusedError` for a wrong input,
+    also one that names a `$blob` which is not there.
 
     `debug` is what stops the run from its start on. The Plan is put into the value store, where workers find it.
     """

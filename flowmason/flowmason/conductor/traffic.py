@@ -3,12 +3,16 @@
 Small pure regions of several runs of one org travel together: sending one costs as much as sending fifty. How
 many share a task is learned as the size of a region is: it grows while they end in their time and falls when
 something comes back unstarted.
+
+Where there is no room for all, the next free slot is for the org that has the least under way, and of its runs for the
+one that asked first: an org with a thousand runs at work does not make one with three wait for all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 from flowmason.conductor.dispatcher import Room
@@ -17,7 +21,7 @@ from flowmason.errors import Code, Failure, FlowMasonError
 from flowmason.executor import Executor
 from flowmason.ids import OrgId, RunId
 from flowmason.policy import Placement
-from flowmason.report import Ended, Report
+from flowmason.report import Ended, Region, Report
 
 FIRST_CROWD = 16
 LARGEST_CROWD = 128
@@ -42,9 +46,16 @@ class Traffic:
         self._executor = executor
         self._nudge = nudge
         self._taken = {Placement.TASK: 0, Placement.HOST: 0}
-        self._awaiting: dict[Placement, dict[RunId, OrgId]] = {Placement.TASK: {}, Placement.HOST: {}}
+        self._held: Counter[OrgId] = Counter()
+        """What is taken, by org."""
+        self._awaiting: dict[Placement, dict[OrgId, dict[RunId, None]]] = {Placement.TASK: {}, Placement.HOST: {}}
+        self._turns: dict[OrgId, int] = {}
+        """When an org that waits was last invited: at equal parts they take turns."""
+        self._turn = 0
         self._invited: dict[RunId, OrgId] = {}
         """Nudged because there was room, and not yet heard of."""
+        self._coming: Counter[OrgId] = Counter()
+        """How many of those an org has."""
         self._gathering: dict[OrgId, list[Flight]] = {}
         """What leaves at the end of this turn of the loop."""
         self._batches: dict[Flight, _Batch] = {}
@@ -80,13 +91,13 @@ class Traffic:
     def await_room(self, run_id: RunId, org_id: OrgId, placements: AbstractSet[Placement]) -> None:
         """Nudge the run's walker once there is room in these, and for no other: what it wanted there is settled.
 
-        Who asked first comes first.
+        Of an org, who asked first comes first.
         """
         for placement, waiting in self._awaiting.items():
             if placement in placements:
-                waiting.setdefault(run_id, org_id)
+                waiting.setdefault(org_id, {}).setdefault(run_id)
             else:
-                waiting.pop(run_id, None)
+                self._settled(waiting, org_id, run_id)
 
     def leave(self, run_id: RunId, org_id: OrgId) -> None:
         """The run wants nothing more: room that was kept for it is offered to others at once."""
@@ -95,34 +106,62 @@ class Traffic:
 
     def offer_room(self, run_id: RunId | None = None) -> None:
         """Nudge as many of the walkers that wait for room as there is room. `run_id` has taken what it wanted."""
-        if run_id is not None:
-            self._invited.pop(run_id, None)
+        if run_id is not None and (org_id := self._invited.pop(run_id, None)) is not None:
+            self._coming[org_id] -= 1
         capacity = self._executor.capacity()
         hosts = capacity.host_slots - self._taken[Placement.HOST] - len(self._invited)
         waiting = self._awaiting[Placement.HOST]
         while hosts > 0 and waiting:
-            hosts -= self._invite(waiting, next(iter(waiting)))
+            hosts -= self._invite(waiting, self._next(waiting))
         waiting = self._awaiting[Placement.TASK]
         full: set[OrgId] = set()
-        for run, org in list(waiting.items()) if self._taken[Placement.TASK] < capacity.task_slots else ():
-            if org not in full:
-                if self._tasks_for(org, capacity.task_slots) > 0:
-                    self._invite(waiting, run)
-                else:
-                    full.add(org)
+        while self._taken[Placement.TASK] < capacity.task_slots and (orgs := waiting.keys() - full):
+            org = self._next(orgs)
+            if self._tasks_for(org, capacity.task_slots) > 0:
+                self._invite(waiting, org)
+            else:
+                full.add(org)
+        if not any(self._awaiting.values()):
+            self._turns.clear()
+            self._coming = +self._coming
 
-    def _invite(self, waiting: dict[RunId, OrgId], run_id: RunId) -> bool:
-        org_id = waiting.pop(run_id)
+    def _next(self, orgs: Iterable[OrgId]) -> OrgId:
+        """Whose turn it is."""
+        return min(orgs, key=lambda org: (self._held[org] + self._coming[org], self._turns.get(org, 0), org))
+
+    def _invite(self, waiting: dict[OrgId, dict[RunId, None]], org_id: OrgId) -> bool:
+        run_id = next(iter(waiting[org_id]))
+        self._settled(waiting, org_id, run_id)
         if not self._nudge(run_id):
             return False
-        self._invited[run_id] = org_id
+        if run_id not in self._invited:
+            self._invited[run_id] = org_id
+            self._coming[org_id] += 1
+        self._turn += 1
+        self._turns[org_id] = self._turn
         return True
+
+    def _settled(self, waiting: dict[OrgId, dict[RunId, None]], org_id: OrgId, run_id: RunId) -> None:
+        runs = waiting.get(org_id, {})
+        runs.pop(run_id, None)
+        if not runs:
+            waiting.pop(org_id, None)
+
+    def _take(self, region: Region) -> None:
+        self._taken[region.placement] += 1
+        self._held[region.org_id] += 1
+
+    def _give_back(self, region: Region) -> None:
+        self._taken[region.placement] -= 1
+        self._held[region.org_id] -= 1
+        if not self._held[region.org_id]:
+            del self._held[region.org_id]
 
     def reserve(self, flights: Sequence[Flight]) -> None:
         """These leave later, each alone: room is kept for them."""
         for flight in flights:
             flight.reserved = True
-            self._taken[flight.region.placement] += 1
+            self._take(flight.region)
 
     # -- departures ------------------------------------------------------------------------------
 
@@ -155,7 +194,7 @@ class Traffic:
             count = counts[org]
             for number in range(count):
                 part = flights[number * len(flights) // count : (number + 1) * len(flights) // count]
-                self._taken[Placement.TASK] += 1
+                self._take(part[0].region)
                 self._send(part)
 
     def _send(self, flights: Sequence[Flight]) -> None:
@@ -179,7 +218,7 @@ class Traffic:
         except FlowMasonError as error:
             failure = error.failure
         finally:
-            self._taken[batch.flights[0].region.placement] -= 1
+            self._give_back(batch.flights[0].region)
             self._learn(batch)
             for flight in list(batch.open.values()):
                 self._land(batch, flight)
@@ -213,7 +252,7 @@ class Traffic:
         elif not flight.landed:
             flight.landed = True
             if flight.reserved:
-                self._taken[flight.region.placement] -= 1
+                self._give_back(flight.region)
             elif flight in (gathering := self._gathering.get(flight.region.org_id, [])):
                 gathering.remove(flight)
 
