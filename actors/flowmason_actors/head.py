@@ -21,7 +21,7 @@ from flowmason_actors import processes, tokens
 START_S = 90.0
 STOP_S = 20.0
 DASHBOARD_PORT = 8265
-_RAYS_OWN = "r"
+RAYS_OWN = "r"
 """Ray's folder in that of `make_temp_dir`."""
 _NODE_IP = re.compile(r"Local node IP: ([0-9A-Fa-f.:]+)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -103,7 +103,7 @@ def start(
         "--min-worker-port=0",
         "--max-worker-port=0",
         "--disable-usage-stats",
-        f"--temp-dir={temp_dir / _RAYS_OWN}",
+        f"--temp-dir={temp_dir / RAYS_OWN}",
     ]
     command += [f"--include-dashboard={'false' if ports.dashboard is None else 'true'}"]
     if ports.dashboard is not None:

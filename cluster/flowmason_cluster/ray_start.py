@@ -18,6 +18,7 @@ import msgspec
 from flowmason.errors import EngineUnavailableError
 from flowmason_actors import tokens
 from flowmason_cluster import joining, warm
+from flowmason_cluster.own_folder import OwnFolder
 
 NAMESPACE = "flowmason"
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
@@ -40,6 +41,8 @@ class Cluster(msgspec.Struct, frozen=True):
 _lock = threading.Lock()
 _connected: Cluster | None = None
 _users = 0
+_folder: OwnFolder | None = None
+"""Of the local Ray that we started."""
 
 
 def connect(address: str | None, *, allow_open: bool = False, num_cpus: int | None = None) -> Cluster:
@@ -69,6 +72,7 @@ def disconnect() -> None:
 
             ray.shutdown()
         _connected = None
+        _drop_folder()
 
 
 def abandon() -> None:
@@ -76,9 +80,18 @@ def abandon() -> None:
     global _connected, _users
     with _lock:
         _connected, _users = None, 0
+        _drop_folder()
+
+
+def _drop_folder() -> None:
+    global _folder
+    if _folder is not None:
+        _folder.remove()
+        _folder = None
 
 
 def _connect(address: str | None, allow_open: bool, num_cpus: int | None) -> Cluster:
+    global _folder
     found = _already(allow_open)
     if found is not None:
         return found
@@ -86,7 +99,18 @@ def _connect(address: str | None, allow_open: bool, num_cpus: int | None) -> Clu
     known = None if address == "local" else warm.running()
     if address == "local" or (address is None and known is None):
         tokens.apply(tokens.ours(os.environ), own=True)
-        _init("local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES)
+        _folder = OwnFolder()
+        try:
+            _init(
+                "local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=_folder.rays,
+            )
+        except BaseException:
+            _drop_folder()
+            raise
         return Cluster("local", _gcs(), own=True)
     if known is not None and address in (None, known.address):
         tokens.apply(tokens.ours(os.environ), own=True)

@@ -285,7 +285,10 @@ def _touch(path: Path, size: int) -> bool:
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[int]:
     """The descriptor of a file that takes its name once all is written and synced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        # Values are for their owner; whoever shares a folder of values makes it, with the mode that it is to have.
+        path.parents[3].mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)

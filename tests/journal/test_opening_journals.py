@@ -78,6 +78,21 @@ def test_a_journal_in_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) ->
         open_journal(f"sqlite:///{tmp_path}/file/x.db")
 
 
+async def test_a_new_journal_is_for_its_owner_alone(tmp_path: Path) -> None:
+    journal = open_journal(f"sqlite:///{tmp_path}/new/home/flowmason.db")
+    try:
+        assert (tmp_path / "new" / "home").stat().st_mode & 0o777 == 0o700
+        files = sorted((tmp_path / "new" / "home").iterdir())
+        assert [file.name for file in files] == ["flowmason.db", "flowmason.db-shm", "flowmason.db-wal"]
+        assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    finally:
+        await journal.close()
+    shared = tmp_path / "shared.db"
+    shared.touch(0o640)
+    await open_journal(f"sqlite:///{shared}").close()
+    assert shared.stat().st_mode & 0o777 == 0o640, "as somebody made it"
+
+
 def test_the_known_revisions_are_those_of_the_tree() -> None:
     config = Config()
     config.set_main_option("script_location", str(FOLDER))

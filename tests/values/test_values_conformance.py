@@ -233,6 +233,13 @@ def test_where_there_is_no_room_the_value_is_refused_and_nothing_is_left_behind(
     assert (done.returncode, done.stdout.strip()) == (0, "refused"), done.stderr
 
 
+def test_a_new_folder_of_values_is_for_its_owner_alone(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir(mode=0o755)
+    for name, mode in (("new", 0o700), ("shared", 0o755)):
+        open_values(str(tmp_path / name)).put(LOCAL_ORG, DIGEST, DATA)
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
+
+
 def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "values").write_text("a file where the folder should be")
     with pytest.raises(FlowMasonError) as caught:

@@ -7,6 +7,7 @@ with Alembic, only when tables have to be made or changed (`migrating`).
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
@@ -163,9 +164,12 @@ class SqliteDatabase:
 
     def connect(self, *, writing: bool = True) -> SqliteConnection:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not self.path.exists():
+                # SQLite would make it for everybody to read. What it makes beside it has the same mode.
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
-            raise JournalError(f"cannot make the folder of the journal {self.path}: {error}") from error
+            raise JournalError(f"cannot make the journal {self.path}, or its folder: {error}") from error
         raw = sqlite3.connect(
             self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
         )
