@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,8 @@ def test_a_local_ray_keeps_everything_in_a_folder_of_its_owner_which_goes_with_i
     import ray
 
     assert cluster.kind == "local"
-    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    node: Any = ray._private.worker._global_node
+    session = Path(node.get_session_dir_path())
     folder = session.parents[1]
     assert folder.name.startswith("fm-ray-") and folder.stat().st_mode & 0o777 == 0o700
     assert folder.stat().st_uid == os.getuid() and (session / "logs").is_dir()
