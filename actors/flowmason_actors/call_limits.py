@@ -16,12 +16,13 @@ from typing import Any
 
 import msgspec
 
-from flowmason.limiter import Entry, Finish, MemoryCallLimiter, Ticket
+from flowmason.limiter import AHEAD_S, Ahead, Entry, Finish, MemoryCallLimiter, Ticket, names
 from flowmason_actors.conductor_host import NAMESPACE
 
 IDLE_S = 300.0
 BEAT_S = 10.0
 _TICK_S = 5.0
+_GATHERED_S = 0.02
 _TRIES = 3
 AGAIN_S = 10.0
 """Actors that could not be reached are left alone for so long."""
@@ -37,6 +38,14 @@ class Held(msgspec.Struct, frozen=True):
     ticket: Ticket
 
 
+class Left(msgspec.Struct, frozen=True):
+    """A call that is over."""
+
+    subject: str
+    ticket: Ticket
+    finish: Finish
+
+
 class CallLimits:
     """Keeps the lines. The class of a Ray actor; it works without Ray, too. Ends itself after `idle_s` without use."""
 
@@ -47,15 +56,18 @@ class CallLimits:
         self._used = time.monotonic()
         self._ticker: asyncio.Task[None] | None = None
 
-    async def enter(self, subject: str, ticket: bytes) -> bytes:
-        """`CallLimiter.enter`; both as MessagePack."""
+    async def enter(self, subject: str, ticket: bytes, ahead: int = 0) -> bytes:
+        """`CallLimiter.enter`; both as MessagePack. So many more places are let in `ahead`, where there are plenty."""
         self._use()
         found = msgspec.msgpack.decode(ticket, type=Ticket)
         task = asyncio.current_task()
         assert task is not None
         self._entering[found.id] = task
         try:
-            return _encode(await self._limiter.enter(subject, found))
+            entry = await self._limiter.enter(subject, found)
+            if ahead and entry.refused is None:
+                entry = Entry(ahead=self._limiter.let_in_ahead(subject, found, ahead))
+            return _encode(entry)
         finally:
             self._entering.pop(found.id, None)
 
@@ -68,6 +80,12 @@ class CallLimits:
             task.cancel()
             return
         await self._limiter.leave(subject, found, msgspec.msgpack.decode(finish, type=Finish))
+
+    async def leave_all(self, left: bytes) -> None:
+        """`leave` of several (`Left`) that were let in."""
+        self._use()
+        for each in msgspec.msgpack.decode(left, type=tuple[Left, ...]):
+            await self._limiter.leave(each.subject, each.ticket, each.finish)
 
     async def beat(self, holder: str, held: bytes) -> int:
         """A worker lives, and has these calls under way (`Held`). Returns the pid."""
@@ -97,6 +115,11 @@ class SharedCallLimiter:
         self._holder = f"{os.getpid()}-{secrets.token_hex(6)}"
         self._alone = MemoryCallLimiter()
         self._held: dict[str, Held] = {}
+        self._ahead = Ahead()
+        self._tidying: asyncio.TimerHandle | None = None
+        self._left: list[Left] = []
+        self.asked = 0
+        """How often the actor was asked to let a call in."""
         self._waiting: set[str] = set()
         self._let_in_here: set[str] = set()
         self._actor: Any = None
@@ -105,10 +128,15 @@ class SharedCallLimiter:
 
     async def enter(self, subject: str, ticket: Ticket) -> Entry:
         """See the port."""
+        key, begun = (subject, ticket.group, ticket.terms), time.monotonic()
+        place = self._ahead.take(key, begun)
+        if place is not None:
+            self._held[ticket.id] = Held(subject, place)
+            return Entry()
         mine = msgspec.structs.replace(ticket, holder=self._holder)
         self._waiting.add(ticket.id)
         try:
-            entry = await self._ask(subject, mine)
+            entry = await self._ask(subject, mine, self._ahead.wanted(key, begun))
         finally:
             self._waiting.discard(ticket.id)
         if entry is None:
@@ -116,6 +144,10 @@ class SharedCallLimiter:
             return await self._alone.enter(subject, ticket)
         if entry.refused is None:
             self._held[ticket.id] = Held(subject, mine)
+        if entry.ahead:
+            more = [msgspec.structs.replace(mine, id=name) for name in names(mine, entry.ahead)]
+            self._ahead.put(key, more, begun)
+            self._tidy_later()
         return entry
 
     async def leave(self, subject: str, ticket: Ticket, finish: Finish) -> None:
@@ -124,10 +156,39 @@ class SharedCallLimiter:
             self._let_in_here.discard(ticket.id)
             await self._alone.leave(subject, ticket, finish)
             return
-        self._held.pop(ticket.id, None)
-        self._tell(subject, msgspec.structs.replace(ticket, holder=self._holder), finish)
+        held = self._held.pop(ticket.id, None)
+        mine = held.ticket if held else msgspec.structs.replace(ticket, holder=self._holder)
+        if not finish.reached or finish.come_back_s is not None:
+            self._tell(subject, mine, finish)
+            self._give_back(subject)
+        elif mine.id == ticket.id:
+            self._tell(subject, mine, finish)
+        else:  # there were plenty of places: nobody waits for this one
+            if not self._left:
+                asyncio.get_running_loop().call_later(_GATHERED_S, self._tell_left)
+            self._left.append(Left(subject, mine, finish))
 
-    async def _ask(self, subject: str, ticket: Ticket) -> Entry | None:
+    def _tell_left(self) -> None:
+        left, self._left = self._left, []
+        if self._actor is not None:
+            self._actor.leave_all.remote(_encode(tuple(left)))
+
+    def _tidy_later(self) -> None:
+        if self._tidying is None:
+            self._tidying = asyncio.get_running_loop().call_later(AHEAD_S, self._tidy)
+
+    def _tidy(self) -> None:
+        self._tidying = None
+        self._give_back()
+        if self._ahead.free:
+            self._tidy_later()
+
+    def _give_back(self, subject: str | None = None) -> None:
+        """Places that nobody has taken in time, or all those of a subject."""
+        for each, ticket in self._ahead.over(time.monotonic(), subject):
+            self._tell(each, ticket, Finish(tokens=0))
+
+    async def _ask(self, subject: str, ticket: Ticket, ahead: int) -> Entry | None:
         import ray
 
         if not ray.is_initialized() or time.monotonic() < self._away_until:
@@ -136,7 +197,9 @@ class SharedCallLimiter:
             try:
                 actor = await self._reach()
                 self._keep_beating()
-                return msgspec.msgpack.decode(await actor.enter.remote(subject, _encode(ticket)), type=Entry)
+                self.asked += 1
+                answer = await actor.enter.remote(subject, _encode(ticket), ahead)
+                return msgspec.msgpack.decode(answer, type=Entry)
             except asyncio.CancelledError:
                 self._tell(subject, ticket, Finish(tokens=0))
                 raise
@@ -177,7 +240,7 @@ class SharedCallLimiter:
         ).remote()
 
     def _under_way(self) -> bytes:
-        return _encode(tuple(self._held.values()))
+        return _encode((*self._held.values(), *(Held(subject, ticket) for subject, ticket in self._ahead.free)))
 
     def _keep_beating(self) -> None:
         if self._beating is None or self._beating.done():

@@ -97,6 +97,25 @@ async def test_who_is_cancelled_leaves_the_line(name: str) -> None:
         assert (await limiter.enter("them", third)).refused is None
 
 
+async def test_a_busy_process_need_not_ask_for_each_call_and_gives_back_what_it_does_not_take(name: str) -> None:
+    terms, limiter, other = Terms(concurrency=20), SharedCallLimiter(name), SharedCallLimiter(name)
+    calls = before = 0
+    while calls < 50 or limiter.asked == before:  # the last one asks, and so has places left
+        before, calls = limiter.asked, calls + 1
+        mine = ticket(f"busy{calls}", terms)
+        assert (await limiter.enter("them", mine)).refused is None
+        await limiter.leave("them", mine, Finish(reached=True))
+    assert limiter.asked < calls
+    async with asyncio.timeout(25):  # in 30 s the first one would be taken for dead
+        # All places there are: none is held by the first one any more, or not for long.
+        for n in range(20):
+            assert (await other.enter("them", ticket(f"other{n}", terms))).refused is None
+        waits = asyncio.create_task(limiter.enter("them", ticket("last", terms)))
+        assert not (await asyncio.wait([waits], timeout=1.5))[0]
+        await other.leave("them", ticket("other0", terms), Finish(reached=True))
+        assert (await waits).refused is None
+
+
 async def test_workers_on_ray_share_declared_limits_and_no_others(cluster: ray_start.Cluster) -> None:
     worker = open_worker(launch_of(WorkerSettings(values_url="memory://x"), {}, share=False))
     assert isinstance(worker.services.limiter(ONE), SharedCallLimiter)

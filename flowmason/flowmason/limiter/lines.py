@@ -63,6 +63,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     refused: Cause | None = None
     wait_s: float = 0.0
     """Where turned away: when it is worth coming back."""
+    ahead: int = 0
+    """So many more places were let in with it (`ahead.names`)."""
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -192,6 +194,22 @@ class Line:
             settled[ticket.id] = Entry()
             self._let_in(ticket, now)
         return settled, None
+
+    def free(self, ticket: Ticket, now: float) -> int | None:
+        """How many more calls like this one could go in at once, beside those who wait; None: any number."""
+        if self._waiting or self._failures or self._asked_until > now + _EPSILON:
+            return 0
+        terms, found = ticket.terms, []
+        if terms.concurrency is not None:
+            found.append(terms.concurrency - len(self.held))
+        if terms.rate is not None:
+            verdict, _ = decide(self._caught_up, now, terms.rate)
+            found.append(verdict.remaining + 1 if verdict.allowed else 0)
+        return min(found) if found else None
+
+    def let_in(self, ticket: Ticket, now: float) -> None:
+        """Somebody goes in without having waited: `free` says that there is room."""
+        self._let_in(ticket, now)
 
     def why(self, ticket: Ticket, now: float) -> Cause | None:
         """What hinders the first in the line, for who waits in it."""

@@ -8,6 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
+import msgspec
+
+from flowmason.limiter.ahead import names, room
 from flowmason.limiter.lines import Entry, Finish, Line, Ticket
 
 _TIDY_ABOVE = 1000
@@ -40,6 +43,16 @@ class MemoryCallLimiter:
                 self._line(subject).withdraw(ticket)
                 self._look(subject)
             raise
+
+    def let_in_ahead(self, subject: str, ticket: Ticket, wanted: int) -> int:
+        """Let some more places in with a ticket that went in, where there are plenty (`flowmason.limiter.ahead`);
+        returns how many."""
+        with self._lock:
+            line, now = self._line(subject), self._clock()
+            count = room(wanted, line.free(ticket, now))
+            for name in names(ticket, count):
+                line.let_in(msgspec.structs.replace(ticket, id=name), now)
+            return count
 
     async def leave(self, subject: str, ticket: Ticket, finish: Finish) -> None:
         """See the port."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from flowmason.errors import UsageError, did_you_mean
-from flowmason.limiter import Breaker, Rate, Terms
+from flowmason.limiter import AHEAD_S, Breaker, Rate, Terms
 from flowmason.providers.chains import Candidate
 
 
@@ -33,7 +33,8 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forb
     @property
     def terms(self) -> Terms:
         """The same as the limiter takes it."""
-        rate = None if self.per_minute is None else Rate.window(self.per_minute, 60.0)
+        # A place may be taken some time after it was counted.
+        rate = None if self.per_minute is None else Rate.window(self.per_minute, 60.0 + AHEAD_S)
         breaker = None if self.breaker is None else Breaker(self.breaker.failures, self.breaker.open_s)
         return Terms(self.concurrency, rate, breaker, self.tokens_per_minute)
 
