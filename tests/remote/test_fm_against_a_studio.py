@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
 
 from flowmason.ids import sha256
@@ -237,8 +238,6 @@ def test_a_run_that_takes_too_long_is_cancelled(fm: Fm, project: Path, studio: S
 def test_a_stream_that_breaks_is_taken_up_where_it_broke(
     fm: Fm, project: Path, monkeypatch: pytest.MonkeyPatch, url: str, studio: Studio
 ) -> None:
-    import httpx2
-
     from flowmason.remote import following
     from flowmason.remote.client import StudioClient
 
@@ -287,3 +286,77 @@ def test_a_gate_that_holds_lets_a_pipeline_be_deployed(project: Path, fm: Fm, st
     assert done.exit_code == 0, done.output
     assert "gate greeting.eval.json: pass_rate == 1 holds" in done.output
     assert _remote(studio)["name"] == "greeting"
+
+
+class Line:
+    """What carries requests to the Studio, and may break."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.broken: list[str] = []
+        self._carry = httpx2.HTTPTransport.handle_request
+        self._before: set[str] = set()
+        self._after: set[str] = set()
+        self._gone = 1_000
+        monkeypatch.setattr(
+            httpx2.HTTPTransport, "handle_request", lambda inner, request: self._carried(inner, request)
+        )
+
+    def breaks(self, *, before: str = "", after: str = "") -> None:
+        """The next requests of these methods break: before they arrive, or before they are answered."""
+        self._before, self._after = set(before.split()), set(after.split())
+        self.broken.clear()
+
+    def ends_after(self, writes: int) -> None:
+        """The Studio is gone after so many writes."""
+        self._gone = writes
+
+    def _carried(self, inner: httpx2.HTTPTransport, request: httpx2.Request) -> httpx2.Response:
+        if request.method != "GET":
+            self._gone -= 1
+        if self._gone < 0:
+            raise httpx2.ConnectError("refused")
+        if request.method in self._before:
+            self._before.remove(request.method)
+            self.broken.append(request.method)
+            raise httpx2.RemoteProtocolError("disconnected")
+        answer = self._carry(inner, request)
+        if request.method in self._after:
+            self._after.remove(request.method)
+            self.broken.append(request.method)
+            answer.close()
+            raise httpx2.ReadError("cut")
+        return answer
+
+
+def test_a_deploy_whose_answers_are_lost_writes_each_pipeline_once(
+    fm: Fm, project: Path, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = Line(monkeypatch)
+    for number, (before, after) in enumerate([("GET POST", ""), ("GET PUT", ""), ("", "PUT"), ("PUT", "GET")]):
+        write(project, greeting(description=f"take {number}"))
+        line.breaks(before=before, after=after)
+        done = fm("deploy")
+        assert done.exit_code == 0, done.output
+        assert sorted(line.broken) == sorted(f"{before} {after}".split())
+        assert _remote(studio)["description"] == f"take {number}" and _remote(studio)["revision"] == number + 1
+    write(project, {**greeting(), "name": "another"})
+    line.breaks(after="POST")
+    assert fm("deploy").exit_code == 0 and line.broken == ["POST"]
+    assert len(studio.client.get("/api/v1/pipelines", headers=studio.headers()).json()["items"]) == 2
+
+
+def test_what_a_deploy_wrote_before_the_studio_went_away_is_no_conflict_later(
+    fm: Fm, project: Path, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fm("deploy").exit_code == 0
+    write(project, greeting(description="changed"))
+    write(project, {**greeting(), "name": "zebra"})
+    line = Line(monkeypatch)
+    line.ends_after(1)
+    broken = fm("deploy")
+    assert broken.exit_code == 4 and "does not answer" in broken.stderr
+    line.ends_after(1_000)
+    assert _remote(studio)["description"] == "changed"
+    write(project, greeting(description="changed again"))
+    assert fm("deploy").exit_code == 0
+    assert _remote(studio)["description"] == "changed again" and _remote(studio, "zebra")

@@ -70,10 +70,14 @@ def deploy(
         if dry_run:
             done = steps
         else:
-            done += deploying.deploy(client, steps)
-            digests = {each.name: each.digest for each in local}
-            same = {each.name: digests[each.name] for each in done if each.action in ("create", "update", "same")}
-            memory.note(same)
+            try:
+                for step in deploying.deploy(client, steps):
+                    done.append(step)
+            finally:
+                # Also of a deploy that breaks off: what it wrote was not written by somebody else.
+                digests = {each.name: each.digest for each in local}
+                same = {each.name: digests[each.name] for each in done if each.action in ("create", "update", "same")}
+                memory.note(same)
     _tell(done, "deploy", org.alias, dry_run, as_json, package=package)
 
 

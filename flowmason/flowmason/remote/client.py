@@ -102,7 +102,13 @@ class StudioClient:
         if body is not None:
             content, more["Content-Type"] = msgspec.json.encode(body), "application/json"
         try:
-            answer = self._http.request(method, path, params=given, content=content, headers=more, files=files)
+            try:
+                answer = self._http.request(method, path, params=given, content=content, headers=more, files=files)
+            except (httpx2.RemoteProtocolError, httpx2.ReadError):
+                if method != "GET":
+                    raise
+                # Whoever was to answer has ended meanwhile; another one may answer.
+                answer = self._http.request(method, path, params=given, headers=more)
         except httpx2.TransportError as error:
             raise unreachable(self.url, error) from error
         if answer.status_code >= 300:

@@ -132,6 +132,7 @@ def deploy(client: StudioClient, steps: Iterable[Step]) -> Iterator[Step]:
     """Do it; yields each step as it went.
 
     A pipeline that names another one of these comes after it: what is refused is tried again as long as others succeed.
+    Raises `EngineUnavailableError` where the Studio is away; the steps that were yielded are done.
     """
     waiting = [step for step in steps if step.action in ("create", "update")]
     while waiting:
@@ -153,21 +154,37 @@ def deploy(client: StudioClient, steps: Iterable[Step]) -> Iterator[Step]:
 
 def _write(client: StudioClient, step: Step) -> Step:
     try:
-        if step.remote is None:
-            client.request("POST", "/pipelines", body=step.local)
-        else:
-            client.request(
-                "PUT",
-                f"/pipelines/{step.remote['id']}",
-                body=step.local,
-                query={"replace": "true"},
-                headers={"If-Match": f'"{step.remote["revision"]}"'},
-            )
+        try:
+            _send(client, step)
+        except FlowMasonError as error:
+            if error.failure.code != Code.ENGINE_UNAVAILABLE:
+                raise
+            # Whoever was to answer has ended meanwhile; it may have written before.
+            if not _is_there(client, step):
+                _send(client, step)
     except FlowMasonError as error:
         if error.failure.code == Code.ENGINE_UNAVAILABLE:
             raise
         return msgspec.structs.replace(step, action="failed", failure=told(error))
     return step
+
+
+def _send(client: StudioClient, step: Step) -> None:
+    if step.remote is None:
+        client.request("POST", "/pipelines", body=step.local)
+        return
+    client.request(
+        "PUT",
+        f"/pipelines/{step.remote['id']}",
+        body=step.local,
+        query={"replace": "true"},
+        headers={"If-Match": f'"{step.remote["revision"]}"'},
+    )
+
+
+def _is_there(client: StudioClient, step: Step) -> bool:
+    found = in_org(client, step.name)
+    return found is not None and step.local is not None and digest_of(found["document"]) == digest_of(step.local)
 
 
 def plan_pull(
