@@ -271,7 +271,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def end_call(self, owner: ConductorId, made: OrgCall, call: Call, at: int) -> None:
+    async def end_call(self, made: OrgCall, call: Call, at: int) -> None:
         """Note a call that no run made in the ledger and settle what was held for it, on the day of `at` (ms). A slice
         of which no call is held any more goes back. A call that has ended already is left as it is."""
         ...

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flowmason.ids import LOCAL_ORG, ConductorId
+from flowmason.ids import LOCAL_ORG
 from flowmason.journal_sql import open_journal
 from flowmason.ledger import OrgCall
 from flowmason.usage import Call
@@ -101,7 +101,7 @@ def test_calls_over_http_are_shown_under_their_caller(line: Project, fm: Fm) -> 
     async def called() -> None:
         journal = open_journal(f"sqlite:///{line.root / '.flowmason' / 'flowmason.db'}")
         made = OrgCall("call_1", LOCAL_ORG, "key_1", "models", "small")
-        await journal.end_call(ConductorId("gate_1"), made, Call("", "", input_tokens=7), int(time.time() * 1000))
+        await journal.end_call(made, Call("", "", input_tokens=7), int(time.time() * 1000))
         await journal.close()
 
     fm("run", "line")

@@ -20,6 +20,8 @@ import yaml
 from typer.testing import CliRunner
 
 from flowmason.errors import Code, ProviderError, RefusedError, Retry, UsageError
+from flowmason.journal_sql import open_journal
+from flowmason.ledger import UsageSum
 from flowmason.model import ModelRequest
 from flowmason.policy import Placement
 from flowmason.providers import ProviderSettings, make_provider
@@ -175,8 +177,20 @@ async def _ended(handles: Handles) -> Counts:
     return now
 
 
+async def _ledger(home: Path) -> UsageSum:
+    """What the org asked of the endpoint."""
+    journal = open_journal(f"sqlite:///{home}/flowmason.db")
+    try:
+        found = await journal.usage(ACME, "1970-01-01", "9999-12-31")
+    finally:
+        await journal.close()
+    return max(found, key=lambda each: each.calls, default=UsageSum(day="", pipeline="", provider="", model=""))
+
+
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "whole"])
-async def test_a_caller_who_hangs_up_ends_the_generation(site: Site, stream: bool) -> None:
+async def test_a_caller_who_hangs_up_ends_the_generation_and_pays_by_our_own_count(
+    site: Site, home: Path, stream: bool
+) -> None:
     handles = Handles()
     before = await handles.counts("smollm2")
     body = json.dumps({"model": "smollm2", "messages": [STORY], "max_tokens": 4000, "stream": stream}).encode()
@@ -191,9 +205,15 @@ async def test_a_caller_who_hangs_up_ends_the_generation(site: Site, stream: boo
             while not (await handles.counts("smollm2")).running:
                 await asyncio.sleep(0.02)
         await asyncio.sleep(0.3)
+    earlier = await _ledger(home)
     writer.transport.abort()
     after = await _ended(handles)
     assert 0 < after.output_tokens - before.output_tokens < 400
+    async with asyncio.timeout(60):
+        while (noted := await _ledger(home)).calls == earlier.calls:
+            await asyncio.sleep(0.1)
+    assert (noted.calls, noted.estimated) == (earlier.calls + 1, earlier.estimated + 1)
+    assert noted.caller.startswith("key_") and noted.input_tokens > earlier.input_tokens
 
 
 async def test_a_handle_streams_and_closing_it_ends_the_generation(site: Site) -> None:

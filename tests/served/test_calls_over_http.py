@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from starlette.testclient import TestClient
 
@@ -16,12 +18,14 @@ from flowmason.journal_memory import MemoryJournal
 from flowmason.slices import Day
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.identity.permissions import Role
+from flowmason.studio.roles import ensure_api_role
 from flowmason.studio.scope import StudioStore
 from flowmason.usage import Limit
 from flowmason_serve_apps.llm.app import make_gateway
 from flowmason_serve_apps.llm.engines import Body, Card, Chunk, failed
 from flowmason_serve_apps.llm.till import Till
 from flowmason_serve_apps.studio.app import make_app
+from flowmason_serve_apps.studio.settings import StudioSettings
 from studio.kit import ACME, HOST, OTHER, people_in, settings_in
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}
@@ -86,6 +90,14 @@ def site(tmp_path: Path) -> Iterator[Site]:
     store = StudioStore.open(settings.database_url)
     keys, other = people_in(store, ACME, "acme"), people_in(store, OTHER, "other")
     store.close()
+    with _served(models, settings, keys, other) as served:
+        yield served
+
+
+@contextmanager
+def _served(
+    models: Scripted, settings: StudioSettings, keys: dict[Role, str], other: dict[Role, str]
+) -> Iterator[Site]:
     base = f"http://{HOST}"
     with (
         TestClient(make_gateway(models, settings), base_url=base) as gateway,
@@ -145,6 +157,25 @@ def test_a_call_that_is_refused_by_the_engine_costs_nothing_and_one_that_breaks_
     assert (stands["spent_tokens"], stands["reserved_tokens"], stands["held_tokens"]) == (10, 0, 0)
 
 
+@pytest.mark.postgres
+def test_on_postgresql_the_ledger_is_written_as_the_owner_and_the_rest_done_as_the_api(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    settings = msgspec.structs.replace(settings_in(tmp_path), database_url=postgres_url)
+    store = StudioStore.open(postgres_url)
+    keys, other = people_in(store, ACME, "acme"), people_in(store, OTHER, "other")
+    store.close()
+    ensure_api_role(postgres_url)
+    models = Scripted()
+    with _served(models, settings, keys, other) as site:
+        site.budget(1000)
+        assert site.ask().status_code == 200 and site.ask(max_tokens=1000).status_code == 402
+        (item,) = site.told("/usage")["items"]
+        assert (item["calls"], item["input_tokens"]) == (1, 11)
+        assert site.told("/usage", site.other)["items"] == []
+        assert site.told("/usage/budget")["spent_tokens"] == 14
+
+
 CALLER = Caller(
     org_id=OrgId("acme"), user_id="user_1", name="", role=Role.DEVELOPER, permissions=frozenset(), key_id="key_1"
 )
@@ -175,6 +206,23 @@ async def test_who_leaves_pays_by_our_own_count_and_what_was_held_meanwhile_wait
     assert (found.caller, found.calls, found.estimated) == ("key_1", 1, 1)
     assert (found.input_tokens, found.output_tokens) == (5, 3)
     assert ((await day(journal)).taken.tokens, await journal.beats()) == (8, {})
+
+
+async def test_calls_at_once_at_an_endpoint_that_was_taken_for_dead_find_it_under_one_new_name() -> None:
+    journal, models = MemoryJournal(), Scripted()
+    journal.daily[OrgId("acme")] = Limit(None, 10_000)
+    till = Till(journal, lambda: 5)
+
+    async def ask() -> None:
+        assert [chunk async for chunk in till.answered(models, ASKED, CALLER)]
+
+    await ask()
+    ((name, (beat, _, _)),) = (await journal.beats()).items()
+    assert await journal.bury(name, beat)
+    await asyncio.gather(*(ask() for _ in range(4)))
+    assert len(await journal.beats()) == 1
+    await till.close()
+    assert await journal.beats() == {} and (await day(journal)).taken.tokens == 5 * 14
 
 
 async def test_an_endpoint_that_was_taken_for_dead_goes_on_under_another_name() -> None:

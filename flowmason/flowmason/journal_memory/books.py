@@ -91,7 +91,7 @@ class Books:
         self._held[made.id] = (owner, made, need, at)
         return None
 
-    def end(self, owner: ConductorId, made: OrgCall, call: Call, at: int) -> None:
+    def end(self, made: OrgCall, call: Call, at: int) -> None:
         """Note a call that no run made, and settle it."""
         if made.id in self._ended:
             return
@@ -100,9 +100,10 @@ class Books:
         self.note(made.org_id, day_of(at), "", call, made.caller)
         if (held := self._held.pop(made.id, None)) is None:
             return
+        owner, _, amount, since = held
         spent, own = used(call.usage), self._slices.setdefault((made.org_id, day_of(at), owner), [Amount(), Amount()])
-        if day_of(held[3]) == day_of(at):
-            own[0] += held[2] - spent
+        if day_of(since) == day_of(at):
+            own[0] += amount - spent
         own[1] += spent
         if not any(each[0] == owner and each[1].org_id == made.org_id for each in self._held.values()):
             self.empty(owner, made.org_id)
@@ -110,5 +111,5 @@ class Books:
     def bury(self, owner: ConductorId) -> None:
         """What a dead one held free is others', and its calls are lost."""
         for _, made, amount, at in [each for each in self._held.values() if each[0] == owner]:
-            self.end(owner, made, lost(amount), at)
+            self.end(made, lost(amount), at)
         self.empty(owner)

@@ -246,9 +246,9 @@ class MemoryJournal:
         await _call(self.after_commit, "hold_call", made)
         return taken
 
-    async def end_call(self, owner: ConductorId, made: OrgCall, call: Call, at: int) -> None:
+    async def end_call(self, made: OrgCall, call: Call, at: int) -> None:
         await _call(self.before_commit, "end_call", made)
-        self._books.end(owner, made, call, at)
+        self._books.end(made, call, at)
         await _call(self.after_commit, "end_call", made)
 
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:

@@ -138,24 +138,25 @@ class HoldCall(Operation):
 class EndCall(Operation):
     """Note a call that no run made, and settle what was held for it. One that is noted already changes nothing."""
 
-    def __init__(self, owner: ConductorId, made: OrgCall, call: Call, at: int) -> None:
-        self.owner, self.made, self.call, self.at = owner, made, call, at
+    def __init__(self, made: OrgCall, call: Call, at: int) -> None:
+        self.made, self.call, self.at = made, call, at
 
     def run(self, connection: Connection) -> None:
         made = self.made
         held = connection.run(
-            "DELETE FROM held_calls WHERE call_id=? RETURNING day, nanodollars, tokens", (made.id,)
+            "DELETE FROM held_calls WHERE call_id=? RETURNING owner, day, nanodollars, tokens", (made.id,)
         ).fetchone()
         usage.insert_call(connection, made, self.call, self.at)
         if held is None:
             return
+        owner, day, *amount = held
         spent, today = used(self.call.usage), day_of(self.at)
         # Held on another day: it is this day that pays, as for runs.
-        free = Amount(*held[1:]) - spent if held[0] == today else Amount()
+        free = Amount(*amount) - spent if day == today else Amount()
         amounts = (free.nanodollars, free.tokens, spent.nanodollars, spent.tokens)
-        connection.write(_ADD, (made.org_id, today, self.owner, *amounts))
+        connection.write(_ADD, (made.org_id, today, owner, *amounts))
         # Nobody comes back to a slice of which nothing is held: others can have it.
-        connection.write(EMPTY_SLICES + _IDLE, (self.owner, made.org_id, self.owner, made.org_id))
+        connection.write(EMPTY_SLICES + _IDLE, (owner, made.org_id, owner, made.org_id))
 
 
 def forfeit_calls(connection: Connection, owner: ConductorId) -> None:

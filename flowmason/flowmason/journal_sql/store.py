@@ -170,8 +170,8 @@ class SqlJournal:
         taken: Taken | None = await self._writer.write(slices.HoldCall(owner, made, need, at))
         return taken
 
-    async def end_call(self, owner: ConductorId, made: OrgCall, call: Call, at: int) -> None:
-        await self._writer.write(slices.EndCall(owner, made, call, at))
+    async def end_call(self, made: OrgCall, call: Call, at: int) -> None:
+        await self._writer.write(slices.EndCall(made, call, at))
 
     async def prune(self, org_id: OrgId, *, before: int, statuses: Sequence[str], dry_run: bool = False) -> list[RunId]:
         if dry_run:

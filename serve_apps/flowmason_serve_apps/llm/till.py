@@ -54,7 +54,7 @@ class Till:
         self._journal = journal
         self._now = now
         self._ids = Ids(time.time)
-        self._id: ConductorId = self._ids.gate()
+        self._id: ConductorId | None = None
         self._beating: asyncio.Task[None] | None = None
         self._enlisting = asyncio.Lock()
         self._limits: dict[OrgId, tuple[Limit, float]] = {}
@@ -64,7 +64,7 @@ class Till:
         """Finish what is being noted, and leave the list."""
         if self._notes:
             await asyncio.wait(self._notes)
-        if self._beating is not None:
+        if self._beating is not None and self._id is not None:
             self._beating.cancel()
             await asyncio.wait([self._beating])
             await self._journal.retire(self._id)
@@ -101,7 +101,7 @@ class Till:
 
     async def _note(self, made: OrgCall, call: Call) -> None:
         try:
-            await self._journal.end_call(self._id, made, call, self._now())
+            await self._journal.end_call(made, call, self._now())
         except JournalError as error:
             log.error("the call %s of %s is in no ledger: %s", made.id, made.org_id, error)
 
@@ -117,11 +117,7 @@ class Till:
         schema = msgspec.json.encode(body.get("response_format")) if "response_format" in body else b""
         read = input_bound(msgspec.json.encode(body), len(body.get("messages", ())) + 1, schema) + card.system_bytes
         need = Amount(0, read + most)
-        try:
-            refused = await self._hold(made, need)
-        except FencedError:  # a pause of this process was taken for its death
-            self._beating = None
-            refused = await self._hold(made, need)
+        refused = await self._hold(made, need)
         if refused is None:
             return body
         limit, left = refused.day.limit, refused.day.limit.less(refused.day.taken)
@@ -138,21 +134,33 @@ class Till:
         )
 
     async def _hold(self, made: OrgCall, need: Amount) -> Taken | None:
+        me = await self._enlisted()
+        try:
+            return await self._journal.hold_call(me, made, need, self._now())
+        except FencedError:  # a pause of this process was taken for its death
+            self._buried(me)
+            return await self._journal.hold_call(await self._enlisted(), made, need, self._now())
+
+    async def _enlisted(self) -> ConductorId:
+        """The name under which this endpoint stands in the list; a fresh one where it stands there no more."""
         async with self._enlisting:
-            if self._beating is None:
-                self._id = self._ids.gate()
-                await self._journal.enlist(self._id, host_name(), os.getpid())
-                self._beating = asyncio.create_task(self._beat(self._id))
-        return await self._journal.hold_call(self._id, made, need, self._now())
+            if self._id is None:
+                name = self._ids.gate()
+                await self._journal.enlist(name, host_name(), os.getpid())
+                self._id, self._beating = name, asyncio.create_task(self._beat(name))
+            return self._id
+
+    def _buried(self, me: ConductorId) -> None:
+        if self._id == me:
+            log.warning("the endpoint %s was declared dead; it goes on under another name", me)
+            self._id = None
 
     async def _beat(self, me: ConductorId) -> None:
         while True:
             await asyncio.sleep(_BEAT_S)
             try:
                 if not await self._journal.beat(me):
-                    log.warning("the endpoint %s was declared dead; it goes on under another name", me)
-                    if self._id == me:
-                        self._beating = None
+                    self._buried(me)
                     return
             except FlowMasonError as error:
                 log.warning("no beat: %s", error)
