@@ -134,8 +134,28 @@ def test_the_same_idempotency_key_starts_one_run(studio: Studio) -> None:
     assert (first["status"], first["input"]) == ("queued", {"who": "Ada"})
     with conducting(studio.services.settings):
         done = ended(studio, first["id"])
-    # Whoever repeats it is told how the earlier run stands, whatever they send.
-    assert studio.client.post(address, json={"input": {"who": "Bo"}}, headers=keyed).json() == done
+    assert studio.client.post(address, json={"input": {"who": "Ada"}}, headers=keyed).json() == done
+    # Also where the pipeline has been written to since: that is what the request became.
+    change = {**studio.headers(), "If-Match": f'"{pipeline["revision"]}"'}
+    document = hello()
+    document["stages"][0]["config"] = {**document["stages"][0]["config"], "data": "other"}
+    answer = studio.client.put(f"{BASE}/{pipeline['id']}", json={"stages": document["stages"]}, headers=change)
+    assert answer.status_code == 200, answer.text
+    assert studio.client.post(address, json={"input": {"who": "Ada"}}, headers=keyed).json() == done
+
+
+def test_a_key_that_stands_for_another_request_is_refused(studio: Studio) -> None:
+    address = f"{BASE}/{made(studio, hello())['id']}/run"
+    another = f"{BASE}/{made(studio, {**hello(), 'name': 'another'})['id']}/run"
+    large = {"input": {"who": "A" * 100_000}}
+    for key, first in (("k1", {"input": {"who": "Ada"}}), ("k2", large)):
+        keyed = {**studio.headers(), "Idempotency-Key": key}
+        run = studio.client.post(address, json=first, headers=keyed).json()["id"]
+        assert studio.client.post(address, json=first, headers=keyed).json()["id"] == run
+        for where, body in ((address, {"input": {"who": "Bo"}}), (another, first), (address, {})):
+            answer = studio.client.post(where, json=body, headers=keyed)
+            assert answer.status_code == 409 and run in answer.json()["detail"], answer.text
+    assert len(studio.client.get("/api/v1/runs", headers=studio.headers()).json()["items"]) == 2
 
 
 def test_a_wrong_input_beside_right_ones_is_refused_alone(studio: Studio) -> None:

@@ -14,7 +14,7 @@ from flowmason import telemetry
 from flowmason.conductor import new_run
 from flowmason.debug import check
 from flowmason.errors import Code, FlowMasonError, UsageError
-from flowmason.event import DebugChanged
+from flowmason.event import DebugChanged, RunSubmitted
 from flowmason.ids import RunId
 from flowmason.journal import TERMINAL, Command, NewRun, RunRow
 from flowmason.plan import Plan
@@ -71,8 +71,8 @@ class Started(msgspec.Struct, frozen=True):
 async def start(services: Services, caller: Caller, wanted: Wanted) -> tuple[Started, StoredPipeline]:
     """Record a run. It is in the database once this returns; conductors are told, and look by themselves too.
 
-    Raises `UsageError` (`PIPELINE_NOT_FOUND`, `NOT_FOUND`, `QUEUE_FULL`) and `RefusedError` (a pipeline that cannot be
-    run, a wrong input).
+    Raises `UsageError` (`PIPELINE_NOT_FOUND`, `NOT_FOUND`, `QUEUE_FULL`, `CONFLICT`) and `RefusedError` (a pipeline
+    that cannot be run, a wrong input).
     """
     # Submissions of one pipeline that come together look it up together.
     key = (caller.org_id, wanted.pipeline_id, wanted.reference)
@@ -110,8 +110,31 @@ async def _submitted(services: Services, prepared: Prepared) -> Started:
             raise
         failure = error.failure
         raise UsageError(failure.message, code=failure.code, help=failure.help, retry_after_ms=_FULL_RETRY_MS) from None
+    started = Started(row, prepared)
+    if not started.is_new:
+        await _require_same(services, started)
     await services.nudge()
-    return Started(row, prepared)
+    return started
+
+
+async def _require_same(services: Services, started: Started) -> None:
+    """Refuse an idempotency key that stands for another request: its run would be taken for the one that was meant.
+
+    A pipeline may have been written to since; then what was accepted under the key is still what it stands for.
+    """
+    row, run = started.row, started.prepared.run
+    same = row.pipeline == run.pipeline
+    if same and row.plan_id == run.plan_id:
+        first = (await services.runs.org(row.org_id).read(row.run_id, limit=1))[0].event
+        wanted = run.events[0]
+        assert isinstance(first, RunSubmitted) and isinstance(wanted, RunSubmitted)
+        same = first.input == wanted.input
+    if not same:
+        raise UsageError(
+            f"this Idempotency-Key was used for another request, which became {row.run_id}",
+            code=Code.CONFLICT,
+            help="Make a new key for every run, and send it again only with the same request.",
+        )
 
 
 async def ended(services: Services, caller: Caller, run_id: RunId, timeout_s: float) -> RunRow | None:

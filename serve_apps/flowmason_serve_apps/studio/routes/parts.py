@@ -33,7 +33,8 @@ Key = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=200,
-        description="A request with a key that was used before starts nothing: it gets the earlier run.",
+        description="The same request with a key that was used before starts nothing: it gets the earlier run. A key"
+        " that was used for another request is refused (409).",
     ),
 ]
 _ETAG = re.compile(r'(?:W/)?"(\d{1,18})"\Z')
