@@ -113,13 +113,23 @@ class Stubborn:
         done: bool = True
 
     async def execute(self, input: Input, context: Context) -> Output:
-        open(input.mark, "a").write("second\\n")
-        time.sleep(25)
+        again = open(input.mark, "a+")
+        again.seek(0)
+        seen = again.read()
+        again.write("second\\n")
+        again.close()
+        time.sleep(0 if "second" in seen else 25)
         return self.Output()
 """,
     )
     project.pipeline(
-        {"name": "block", "stages": [{"id": "a", "component_type": "stubborn", "config": {"mark": str(mark)}}]}
+        {
+            "name": "block",
+            "stages": [
+                {"id": "before", "component_type": "nap", "config": {"value": "1", "mark": str(mark)}},
+                {"id": "a", "component_type": "stubborn", "config": {"mark": str(mark)}, "depends_on": ["before"]},
+            ],
+        }
     )
     process = project.start("run", "block", "--on", "local")
     wait_for(lambda: "second" in started(mark))
@@ -133,7 +143,10 @@ class Stubborn:
     assert "Traceback" not in err
     assert "did not stop when cancelled: flowmason-" in err
     assert only_run(fm)["status"] == "running"
-    assert fm("resume").code == 3, "the cancel was recorded; resuming finishes it"
+    again = fm("resume", "--json")
+    assert again.code == 0, again
+    assert again.json["output"] == {"done": True}
+    assert started(mark) == ["before", "second", "second"]
 
 
 def test_cancel_reaches_a_run_in_another_process(project: Project, fm: Fm, mark: Path) -> None:
@@ -189,3 +202,57 @@ def test_watch_follows_a_run_in_another_process(project: Project, fm: Fm, mark: 
     assert "✓ third" in answer.err
     assert json.loads(answer.out) == {"value": "123"}
     assert end(process)[0] == 0
+
+
+def test_a_thread_that_a_component_started_does_not_hold_the_process(project: Project, fm: Fm, mark: Path) -> None:
+    project.write(
+        "components/threaded.py",
+        """
+import asyncio, time
+from flowmason import Context, OperatorInput, OperatorOutput, operator
+
+
+@operator(name="threaded", category="test", description="Sleeps in a thread.")
+class Threaded:
+    class Input(OperatorInput):
+        mark: str
+
+    class Output(OperatorOutput):
+        done: bool = True
+
+    async def execute(self, input: Input, context: Context) -> Output:
+        open(input.mark, "a").write("begun")
+        await asyncio.to_thread(time.sleep, 600)
+        return self.Output()
+""",
+    )
+    stage = {"id": "a", "component_type": "threaded", "config": {"mark": str(mark)}}
+    project.pipeline({"name": "threads", "stages": [stage]})
+    process = project.start("run", "threads", "--on", "local", "--json")
+    wait_for(lambda: started(mark))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 3, err
+    assert json.loads(out)["status"] == "cancelled"
+    assert "left behind, because it did not end: asyncio_" in err
+    assert "Traceback" not in err
+
+
+def test_a_cancel_reaches_whoever_took_the_run_up_meanwhile(
+    project: Project, fm: Fm, mark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flowmason.assembly import hosting
+
+    process = run_until_second(project, mark)
+    asked: list[object] = []
+    real = hosting.living_owner
+
+    async def late(journal: Any, row: Any, **options: Any) -> str | None:
+        asked.append(row)
+        return None if len(asked) == 1 else await real(journal, row, **options)
+
+    monkeypatch.setattr(hosting, "living_owner", late)
+    answer = fm("cancel", only_run(fm)["run_id"], "--json")
+    assert answer.code == 0, answer
+    assert answer.json["status"] == "cancelled"
+    assert end(process)[0] == 3

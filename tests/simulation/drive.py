@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -210,16 +211,28 @@ async def _ended(journal: MemoryJournal, run_ids: list[RunId]) -> None:
 
 
 async def _commands(journal: MemoryJournal, run_id: RunId, rng: random.Random, ids: Ids, now: Any) -> None:
-    """Somebody pauses, resumes or cancels now and then; a paused run is always resumed in the end."""
+    """Somebody pauses, resumes or cancels now and then, and may take that back; a paused run is resumed in the end."""
     for _ in range(rng.choice((0, 0, 1, 3))):
         await asyncio.sleep(rng.random() * 3)
         name = rng.choice(("pause", "pause", "resume", "cancel"))
         await journal.post(Command(id=ids.command(), run_id=run_id, name=name, at=now()))
+        if name == "cancel" and rng.random() < 0.7:
+            await asyncio.sleep(rng.random() * rng.choice((0.0, 0.2, 2.0)))
+            back = {"withdraw": True}
+            await journal.post(Command(id=ids.command(), run_id=run_id, name="resume", at=now(), arguments=back))
     while True:
         await asyncio.sleep(5)
         row = await journal.row(run_id)
         if row is not None and row.status == "paused":
             await journal.post(Command(id=ids.command(), run_id=run_id, name="resume", at=now()))
+
+
+_ENDS = (ev.RunCompleted, ev.RunFailed, ev.RunCancelled)
+
+
+def _of_runs(events: list[ev.Recorded]) -> list[ev.Recorded]:
+    """The events that say whether the run has ended, and whether it was reopened."""
+    return [item for item in events if isinstance(item.event, (*_ENDS, ev.RunCancelling, ev.RunReopened))]
 
 
 def check(outcome: Outcome) -> list[str]:
@@ -228,8 +241,11 @@ def check(outcome: Outcome) -> list[str]:
     events = outcome.events
     if [item.seq for item in events] != list(range(1, len(events) + 1)):
         problems.append("seq is not contiguous")
-    terminal = [item for item in events if isinstance(item.event, ev.RunCompleted | ev.RunFailed | ev.RunCancelled)]
-    reopened = sum(isinstance(item.event, ev.RunReopened) for item in events)
+    terminal = [item for item in events if isinstance(item.event, _ENDS)]
+    reopened = sum(
+        isinstance(item.event, ev.RunReopened) and isinstance(before.event, _ENDS)
+        for before, item in itertools.pairwise(_of_runs(events))
+    )
     if len(terminal) != reopened + 1:
         problems.append(f"{len(terminal)} terminal events after {reopened} reopenings")
     if terminal and events[-1] is not terminal[-1]:

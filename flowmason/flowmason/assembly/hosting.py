@@ -51,7 +51,7 @@ class RunHost:
         self._feeds = tuple(feeds)
         self._ids = Ids(time.time)
         self._conductor: Conductor | None = None
-        self.left = False
+        self.left = self._withdraw = False
         """Whether `leave` was called."""
 
     async def submit(
@@ -114,6 +114,8 @@ class RunHost:
                 await tracing.close()
         row = await self.stores.journal.row(run_id)
         assert row is not None
+        if self._withdraw and row.status not in TERMINAL:
+            await self.command(run_id, "resume", withdraw=True)
         if row.status not in SETTLED and not self.left:
             failure = conductor.failures.get(run_id)
             if failure is not None:
@@ -161,9 +163,13 @@ class RunHost:
         if self._conductor is not None:
             self._conductor.nudge()
 
-    def leave(self) -> None:
-        """Stop walking; what is under way is ended and the run stays resumable."""
-        self.left = True
+    def leave(self, *, withdraw: bool = False) -> None:
+        """Stop walking; what is under way is ended and the run stays resumable.
+
+        `withdraw` takes back a cancel that was asked for before: whoever takes the run up goes on with it, unless its
+        end is recorded by then, a trycatch cleans up, or an unsafe effect was interrupted.
+        """
+        self.left, self._withdraw = True, withdraw
         if self._conductor is not None:
             self._conductor.stop()
 

@@ -168,7 +168,8 @@ class RunPicture:
         self.status = Status.PAUSED
 
     def _resumed(self, event: ev.Event, at: int) -> None:
-        self.status, self.pausing, self.failure, self.ended_at = Status.RUNNING, False, None, 0
+        self.status, self.failure, self.ended_at = Status.RUNNING, None, 0
+        self.pausing = self.cancelling = False
 
     def _cancelling(self, event: ev.RunCancelling, at: int) -> None:
         self.status, self.cancelling, self.reason = Status.RUNNING, True, event.reason

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -11,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from flowmason.cli import console
+from flowmason.errors import UsageError
 
 
 class Entry(NamedTuple):
@@ -49,11 +56,16 @@ COMMANDS: dict[str, Entry] = {
     "doctor": Entry("flowmason.cli.doctor", "doctor", "Check that everything a run needs is there."),
 }
 GROUP = "flowmason.commands"
+_PARTING_S = 2.0
 _HELP = {
     "cluster": "Start, stop and look at a local Ray cluster.",
     "studio": "Start, stop and look at a Studio: the API on Ray Serve.",
     "model": "Serve language models on Ray, and look at them.",
 }
+
+
+_WRONG: Any = typer.BadParameter.__base__
+"""The usage error of the click that Typer carries within itself."""
 
 
 class LazyGroup(TyperGroup):
@@ -91,9 +103,27 @@ class LazyGroup(TyperGroup):
         self.commands = {name: self.get_command(ctx, name) for name in COMMANDS if name.startswith(incomplete)}
         return super().shell_complete(ctx, incomplete)
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        with console.reported():
-            return super().main(*args, **kwargs)
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _answered():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _answered():
+            return super().invoke(ctx)
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
+        with console.reported(sys.argv[1:] if args is None else list(args)):
+            return super().main(args, *more, **kwargs)
+
+
+@contextlib.contextmanager
+def _answered() -> Iterator[None]:
+    """A wrong command line is told by Typer, to people; `--json` gets its object, too."""
+    try:
+        yield
+    except _WRONG as error:
+        console.answer_error(UsageError(error.format_message()))
+        raise
 
 
 def command(name: str, target: Any) -> Any:
@@ -103,11 +133,13 @@ def command(name: str, target: Any) -> Any:
         target.rich_markup_mode = None
         target.pretty_exceptions_enable = False
         target._add_completion = False
+        for one in target.registered_commands:
+            one.help = one.help or (console.help_of(one.callback) if one.callback is not None else None)
         return typer.main.get_command(target)
     if callable(target) and not hasattr(target, "make_context"):
-        one = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        one.command(name, help=console.help_of(target))(target)
-        return typer.main.get_command(one)
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        alone.command(name, help=console.help_of(target))(target)
+        return typer.main.get_command(alone)
     return target
 
 
@@ -170,4 +202,22 @@ def run_app() -> None:
     if console.abandoned:
         # A component's thread does not stop; the process does.
         console.end_now(code)
+    with contextlib.suppress(ValueError):
+        # All is told; what Python still waits for as it ends may be cut short without ado.
+        signal.signal(signal.SIGINT, lambda *_: console.end_now(code))
+    threading.Thread(target=_end_soon, args=[code], daemon=True).start()
     raise SystemExit(code)
+
+
+def _end_soon(code: int) -> None:
+    """Python waits for threads before it ends, and a component may have started one that does not end."""
+    from concurrent.futures import thread as pools
+
+    time.sleep(_PARTING_S)
+    # Python waits for threads of pools even where they are daemons; those that had nothing to do have ended by now.
+    pooled = getattr(pools, "_threads_queues", {})
+    waited_for = [each for each in threading.enumerate() if not each.daemon or each in pooled]
+    left = [each.name for each in waited_for if each is not threading.main_thread()]
+    if left:
+        console.say(f"left behind, because it did not end: {', '.join(left)}")
+        console.end_now(code)

@@ -12,13 +12,15 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from flowmason.errors import EngineUnavailableError, Failure, Fault, FlowMasonError, RefusedError, UsageError
+from flowmason.errors import Code, EngineUnavailableError, Failure, Fault, FlowMasonError, RefusedError, UsageError
 
 OK, FAILED, REFUSED, CANCELLED, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 abandoned: list[str] = []
 """Threads of components that did not stop when they were asked to."""
 _verbose = False
+_asked: Sequence[str] = ()
+"""The command line, where it asks for `--json` and nothing was printed there yet."""
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 _SNIPPET = 160
@@ -69,28 +71,43 @@ def exit_code(error: FlowMasonError) -> int:
 
 
 @contextmanager
-def reported() -> Iterator[None]:
+def reported(arguments: Sequence[str]) -> Iterator[None]:
     """Print what goes wrong inside, and end with its exit code."""
-    global _verbose
+    global _verbose, _asked
     _verbose = False
+    _asked = arguments if "--json" in arguments else ()
     try:
         yield
     except FlowMasonError as error:
+        answer_error(error)
         print_error(error)
         raise SystemExit(exit_code(error)) from None
     except KeyboardInterrupt:
+        answer_error(UsageError("interrupted", code=Code.CANCELLED))
         say("interrupted")
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         # Whoever read us has gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(FAILED) from None
-    except Exception:
+    except Exception as error:
         import traceback
 
+        answer_error(FlowMasonError(f"{type(error).__name__}: {error}", code=Code.INTERNAL))
         traceback.print_exc()
         say("\nfm: this is a fault in FlowMason itself; please report it with the lines above.")
         raise SystemExit(FAILED) from None
+
+
+def answer_error(error: FlowMasonError) -> None:
+    """The one object of `--json` where a command has no other answer."""
+    if not _asked:
+        return
+    from flowmason.assembly.outcome import failure_document
+    from flowmason.cli.running import unfinished
+
+    a_run = next((word for word in _asked if not word.startswith("-")), "") in ("run", "resume")
+    print_json(unfinished("", error, None, None) if a_run else {"error": failure_document(error.failure)})
 
 
 def print_error(error: FlowMasonError) -> None:
@@ -186,6 +203,8 @@ def stdout_kept() -> Iterator[None]:
 
 def print_json(data: Any) -> None:
     """Data as JSON on stdout."""
+    global _asked
+    _asked = ()
     sys.stdout.write(to_json(data) + "\n")
     sys.stdout.flush()
 

@@ -11,6 +11,7 @@ from flowmason.cli import console
 from flowmason.cli.studio_org import Studio, TargetOrg
 
 WAIT_S = 15.0
+_TRIES = 3
 
 
 def pause(
@@ -63,31 +64,36 @@ async def _command(wanted: str, command: str, reason: str) -> tuple[str, str]:
     from flowmason.assembly.hosting import living_owner, picture_of, post, started
     from flowmason.assembly.running import project_root, settle_ownerless
     from flowmason.assembly.workspace import Workspace
-    from flowmason.errors import UsageError
+    from flowmason.errors import Code, JournalError, UsageError
     from flowmason.journal import TERMINAL
 
     here = Workspace.at()
     stores = open_stores(here.root, here.environ)
     try:
-        row = await resuming.find_run(stores.journal, wanted)
-        if row.status in TERMINAL or (command == "pause" and row.status == "paused"):
-            raise UsageError(f"run {row.run_id} is {row.status} already")
-        if await living_owner(stores.journal, row, trust_pid=True) is not None:
-            await post(stores.journal, row.run_id, command, reason=reason)
-            status = await _settled(stores.journal, row.run_id, command)
-        else:
+        for _ in range(_TRIES):
+            row = await resuming.find_run(stores.journal, wanted)
+            if row.status in TERMINAL or (command == "pause" and row.status == "paused"):
+                raise UsageError(f"run {row.run_id} is {row.status} already")
+            if await living_owner(stores.journal, row, trust_pid=True) is not None:
+                await post(stores.journal, row.run_id, command, reason=reason)
+                return row.run_id, await _settled(stores.journal, row.run_id, command)
             picture = await picture_of(stores.journal, row.run_id)
             root = project_root(picture.options.get("project_root"))
             workspace = Workspace.at(root) if root is not None else here
             executor = make_executor("local", workspace.worker_settings(stores.values_url))
-            async with started(executor):
-                done = await settle_ownerless(
-                    workspace, row.run_id, stores=stores, executor=executor, command=command, reason=reason
-                )
-            status = str(done.status)
+            try:
+                async with started(executor):
+                    done = await settle_ownerless(
+                        workspace, row.run_id, stores=stores, executor=executor, command=command, reason=reason
+                    )
+                return row.run_id, str(done.status)
+            except (UsageError, JournalError) as error:
+                # Somebody has just taken the run up, and has the command in the inbox; or has ended it by now.
+                if error.failure.code != Code.FENCED:
+                    raise
+        return row.run_id, await _settled(stores.journal, row.run_id, command)
     finally:
         await stores.close()
-    return row.run_id, status
 
 
 async def _settled(journal: object, run_id: object, command: str) -> str:

@@ -175,8 +175,8 @@ class _There:
             if error.failure.code != Code.CONFLICT:
                 console.print_error(error)
 
-    def leave(self) -> None:
-        """Let the run go on without us."""
+    def leave(self, *, withdraw: bool = False) -> None:
+        """Let the run go on without us; what was asked of it stays asked."""
         self.left.set()
 
 

@@ -54,8 +54,8 @@ class Steered(Protocol):
         """Put a command into the run's inbox."""
         ...
 
-    def leave(self) -> None:
-        """Have no more to do with the run."""
+    def leave(self, *, withdraw: bool = False) -> None:
+        """Have no more to do with the run. `withdraw` takes back the cancel, where that is ours to do."""
         ...
 
 
@@ -104,7 +104,7 @@ class Signals:
             task.add_done_callback(self._posting.discard)
         elif self._count == 2:
             console.say(f"\nleaving {self._run_id}")
-            self._host.leave()
+            self._host.leave(withdraw=True)
         else:
             os._exit(console.INTERRUPTED)
 
@@ -210,7 +210,7 @@ def stopped(error: FlowMasonError, show: Show, pipeline: str, executor: str, run
     return console.INTERRUPTED
 
 
-def unfinished(pipeline: str, error: FlowMasonError, executor: str, run_id: str | None) -> dict[str, Any]:
+def unfinished(pipeline: str, error: FlowMasonError, executor: str | None, run_id: str | None) -> dict[str, Any]:
     """The object of `--json` where there is no outcome to tell of."""
     failure: Failure = error.failure
     return {

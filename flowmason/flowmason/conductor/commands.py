@@ -12,6 +12,7 @@ from flowmason.errors import FlowMasonError
 from flowmason.ids import PlanId, parse_path
 from flowmason.journal import Command
 from flowmason.state import RunState, Status, reopening
+from flowmason.state.tree import Role, TryState
 from flowmason.value import Value
 
 log = logging.getLogger("flowmason.conductor")
@@ -48,6 +49,8 @@ def _pause(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:
 
 
 def _resume(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:
+    if arguments.get("withdraw"):
+        return _withdrawn(state)
     if arguments.get("plan") and state.status is not Status.FAILED:
         return _changed(state, arguments)
     if not state.ended and (state.pausing or state.status is Status.PAUSED):
@@ -61,6 +64,16 @@ def _resume(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:
     accepted = dict(arguments.get("accept_changes") or {})
     budget = dict(arguments.get("budget") or {})
     return [ev.RunReopened(accept_changes=accepted, plan=PlanId(plan) if plan else None, budget=budget), *stages]
+
+
+def _withdrawn(state: RunState) -> list[ev.Event]:
+    """A cancel is taken back that was not carried out: whoever asked for it left before."""
+    stages, blocked = reopening(state)
+    guards = [each.body for each in state.stages.values() if each.status is Status.RUNNING]
+    cleaning = any(isinstance(guard, TryState) and guard.phase is Role.CLEANUP for guard in guards)
+    if state.ended or state.cancelling is None or blocked or cleaning:
+        return []
+    return [ev.RunReopened(), *stages]
 
 
 def _changed(state: RunState, arguments: Mapping[str, Any]) -> list[ev.Event]:

@@ -120,6 +120,8 @@ class Walker:
         while self.commands:
             command = self.commands.popleft()
             self._answered.append(command.id)
+            if command.arguments.get("withdraw") and any(each.cancelling for each in self.flights.by_id.values()):
+                continue  # the cancel is being carried out
             for event in answer(self.state, command, lambda data: keep(values, self.row.org_id, data)):
                 self._apply(event, batch)
             if not self.state.ended:

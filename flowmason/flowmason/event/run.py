@@ -55,7 +55,7 @@ class RunResumed(EventStruct, frozen=True, tag="run.resumed"):
 
 
 class RunReopened(EventStruct, frozen=True, tag="run.reopened"):
-    """A failed run goes on: finished results are kept, failed stages are reopened."""
+    """A failed run goes on, or one whose cancel was taken back: finished results are kept, failed stages reopened."""
 
     accept_changes: dict[str, str] = {}
     """Components whose changed digest was accepted: name → new digest."""

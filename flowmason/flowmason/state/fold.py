@@ -69,8 +69,7 @@ class RunState(Reviving):
         """Whether anything of the run is under a budget of its own."""
         self.rounds = 1
         """The highest round of any stage: the next one is above it, so that no key is ever used twice."""
-        self.started_at = 0
-        self.ended_at = 0
+        self.started_at = self.ended_at = 0
 
     def apply(self, event: ev.Event, *, seq: int | None = None, at: int = 0) -> None:
         """Take one event in. `seq` and `at` come from its envelope where it is recorded already."""
@@ -147,8 +146,10 @@ class RunState(Reviving):
     def _reopened(self, event: ev.RunReopened) -> None:
         self.status = Status.RUNNING
         self.failing = self.failure = self.debug.stop = None
-        self.pausing = False
         self._rebudget(event.budget)
+        if self.cancelling is not None and self.root is not None:
+            self._wake(self.root)
+        self.pausing, self.cancelling = False, None
 
     # -- stages ----------------------------------------------------------------------------------
 

@@ -100,6 +100,7 @@ class Reviving(Bodies):
                 self._wake(body.scopes[body.phase])
             return
         body.doomed = None
+        self.settled.pop(stage.path, None)
         for inner in scopes_of(body):
             self._wake(inner)
         for inner in scopes_of(body):
