@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,28 @@ def test_a_forgotten_password_is_set_by_mail_once(signed_up: tuple[Studio, dict[
     assert _login(studio).status_code == 401
     assert _login(studio, new).status_code == 200
     assert _me(studio, pair["access_token"]).status_code == 401, "all sessions end"
+
+
+def test_who_asks_for_mails_in_anothers_name_fills_no_mailbox_and_ends_no_token_in_it(
+    signed_up: tuple[Studio, dict[str, Any]],
+) -> None:
+    studio, _ = signed_up
+    post: Any = studio.services.mailer
+    begun = studio.services.now()
+    tokens = []
+    for minute in range(5):
+        studio.services.now = partial(int, begun + minute * 60_000)
+        assert studio.client.post("/api/v1/auth/password/forgot", json={"email": EMAIL}).status_code == 202
+        tokens.append(post.token())
+    assert len(post.sent) == 3 and len(set(tokens)) == 3
+    body = {"token": tokens[0], "password": "another long password"}
+    assert studio.client.post("/api/v1/auth/password/reset", json=body).status_code == 204
+    for token in tokens[1:3]:
+        assert studio.client.post("/api/v1/auth/password/reset", json={**body, "token": token}).status_code == 422
+    studio.services.now = partial(int, begun + 62 * 60_000)
+    assert studio.client.post("/api/v1/auth/password/forgot", json={"email": EMAIL}).status_code == 202
+    assert len(post.sent) == 4
+    assert studio.client.post("/api/v1/auth/password/reset", json={**body, "token": post.token()}).status_code == 204
 
 
 def test_without_a_mail_server_a_forgotten_password_is_refused_and_no_token_is_made_or_told(

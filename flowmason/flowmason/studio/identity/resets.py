@@ -11,19 +11,28 @@ from flowmason.studio.identity import audit, credentials, lockout, passwords, se
 from flowmason.studio.scope import StudioStore, System
 
 LIFE_MS = 24 * 3600 * 1000
+MOST_AN_HOUR = 3
+_HOUR_MS = 3600 * 1000
 _resets, _users, _members = schema.password_resets.c, schema.users.c, schema.members.c
 
 
 def issue(store: StudioStore, email: str, now: int) -> str | None:
-    """A token for a user; older ones do not count any more. None where there is no such user, or they are disabled."""
+    """A token for a user. None where there is no such user, they are disabled, or had `MOST_AN_HOUR` within an hour.
+
+    Anybody may ask for one in somebody's name: that neither fills their mailbox, nor ends a token that is in it. Once
+    one was redeemed the others do not count any more.
+    """
     token = credentials.new(credentials.RESET)
     with store.system() as system:
         found = system.execute(
-            sa.select(_users.user_id).where(_users.email == email, _users.disabled_at.is_(None))
+            # Locked, so that requests that come together are counted one after the other.
+            sa.select(_users.user_id).where(_users.email == email, _users.disabled_at.is_(None)).with_for_update()
         ).first()
         if found is None:
             return None
-        system.execute(sa.delete(schema.password_resets).where(_resets.user_id == found.user_id))
+        lately = sa.select(sa.func.count()).where(_resets.user_id == found.user_id, _resets.created_at > now - _HOUR_MS)
+        if system.execute(lately).scalar_one() >= MOST_AN_HOUR:
+            return None
         system.execute(
             sa.insert(schema.password_resets).values(
                 token_hash=credentials.hashed(token), user_id=found.user_id, created_at=now, expires_at=now + LIFE_MS
