@@ -276,10 +276,15 @@ def test_members_come_and_go_and_the_last_owner_stays(signed_up: tuple[Studio, d
 
 def test_limits_of_an_org_are_set_by_admins(studio: Studio) -> None:
     path = "/api/v1/auth/orgs/current"
-    wanted = {"limits": {"max_concurrent_runs": 3, "max_queued_runs": 10, "weight": 2}}
+    wanted = {"limits": {"max_concurrent_runs": 3, "max_queued_runs": 10, "weight": 1}}
     assert studio.client.patch(path, json=wanted, headers=studio.headers(Role.DEVELOPER)).status_code == 403
     changed = studio.client.patch(path, json=wanted, headers=studio.headers(Role.ADMIN))
     assert changed.status_code == 200 and changed.json()["limits"] == wanted["limits"]
+    heavy = {"limits": {"weight": 2}}
+    refused = studio.client.patch(path, json=heavy, headers=studio.headers())
+    assert refused.status_code == 403 and "FLOWMASON_MAX_ORG_WEIGHT" in refused.json()["help"]
+    studio.services.settings = msgspec.structs.replace(studio.services.settings, max_org_weight=2)
+    assert studio.client.patch(path, json=heavy, headers=studio.headers()).json()["limits"]["weight"] == 2
     other = studio.client.get(path, headers=studio.other_headers())
     assert other.json()["limits"]["max_queued_runs"] is None
 

@@ -36,6 +36,8 @@ class StudioSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int = 16 * 1024 * 1024
     max_blob_bytes: int = 256 * 1024 * 1024
     """Of a file that is uploaded to be part of an input."""
+    max_org_weight: int = 1
+    """The largest weight beside other orgs that an org may give itself: what one gets, others do not."""
     forwarded_header: str | None = None
     """The header whose last entry says who asks, in lower case: only a proxy of ours may be able to set it. None: the
     peer asks for itself."""
@@ -73,6 +75,7 @@ def settings_from(environ: Mapping[str, str] | None = None) -> StudioSettings:
         org_requests_per_minute=int(given.get("FLOWMASON_ORG_REQUESTS_PER_MINUTE", 0)) or None,
         sign_ins_per_minute=int(given.get("FLOWMASON_SIGN_INS_PER_MINUTE", defaults.sign_ins_per_minute)),
         max_blob_bytes=int(given.get("FLOWMASON_MAX_BLOB_BYTES", defaults.max_blob_bytes)),
+        max_org_weight=int(given.get("FLOWMASON_MAX_ORG_WEIGHT", defaults.max_org_weight)),
         smtp_url=given.get("FLOWMASON_SMTP_URL") or None,
         mail_from=given.get("FLOWMASON_MAIL_FROM", defaults.mail_from),
     )

@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, BackgroundTasks, Path, Query
 
 from flowmason.assembly.outcome import moment
-from flowmason.errors import UsageError
+from flowmason.errors import Code, UsageError
 from flowmason.studio import history
 from flowmason.studio.identity import audit, orgs, people
 from flowmason.studio.identity.audit import Entry
@@ -62,6 +62,13 @@ def current(services: Given, caller: OrgReader) -> models.OrgDetail:
 @router.patch("/orgs/current", operation_id="orgs_update")
 def change(services: Given, caller: OrgWriter, body: models.OrgChange) -> models.OrgDetail:
     """Change the name or the limits of the caller's org."""
+    most = services.settings.max_org_weight
+    if body.limits is not None and body.limits.weight > most:
+        raise UsageError(
+            f"an org may give itself a weight of at most {most}",
+            code=Code.FORBIDDEN,
+            help="The operator of the Studio allows more by FLOWMASON_MAX_ORG_WEIGHT.",
+        )
     if body.name is not None:
         orgs.rename(services.store, caller, body.name, services.now())
     if body.limits is not None:
