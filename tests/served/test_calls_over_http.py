@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -209,7 +210,13 @@ async def test_who_leaves_pays_by_our_own_count_and_what_was_held_meanwhile_wait
 
 
 async def test_calls_at_once_at_an_endpoint_that_was_taken_for_dead_find_it_under_one_new_name() -> None:
-    journal, models = MemoryJournal(), Scripted()
+    held = itertools.count()
+
+    async def takes_time(name: str, _: Any) -> None:
+        if name == "hold_call":  # no two of them find out at once
+            await asyncio.sleep(0.005 * next(held))
+
+    journal, models = MemoryJournal(before_commit=takes_time), Scripted()
     journal.daily[OrgId("acme")] = Limit(None, 10_000)
     till = Till(journal, lambda: 5)
 
