@@ -98,14 +98,15 @@ def test_everything_wrong_is_told_at_once_in_file_order() -> None:
     places = [fault.pointer for fault in faults]
     assert places == [
         "$.stages[0].config.value",
+        "$.stages[0].config.value",
         "$.stages[1].component_type",
         "$.stages[2].config.value.one",
         "$.stages[2].config.value.two",
         "$.stages[3].depends_on[0]",
         "$.output_stage_id",
     ]
-    assert faults[1].nearest == "echo" and faults[1].code == Code.COMPONENT_MISSING
-    assert "operator" in faults[1].reason
+    assert faults[2].nearest == "echo" and faults[2].code == Code.COMPONENT_MISSING
+    assert "operator" in faults[2].reason
 
 
 def test_very_many_faults_are_counted_not_listed() -> None:

@@ -106,7 +106,34 @@ def test_half_a_surrogate_pair_is_refused_and_a_whole_one_is_not() -> None:
 def test_bytes_must_be_utf_8() -> None:
     assert parse_document("\ufeff[1]".encode()).value == [1]
     [fault] = faults_of(b'["ok",\n "\xff"]')
-    assert (fault.line, fault.column, fault.reason) == (2, 3, "not UTF-8")
+    assert (fault.line, fault.column, fault.reason) == (2, 3, "not UTF-8: the byte 0xff; save it as UTF-8")
+    [fault] = faults_of('["ok"]'.encode("utf-16"))
+    assert (fault.line, fault.reason) == (None, "not UTF-8 but UTF-16; save it as UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "place"),
+    [
+        (" \n", "the file is empty", (2, 1)),
+        ('{"a": 1,\n}', "a comma too many before '}'", (2, 1)),
+        ('{"a": [1, ]}', "a comma too many before ']'", (1, 11)),
+        ('// why\n{"a": 1}', "JSON has no comments", (1, 1)),
+        ('{"a": // why\n 1}', "JSON has no comments", (1, 7)),
+        ("{'a': 1}", "double quotes", (1, 2)),
+        ('{"a": True}', "JSON writes true, not True", (1, 7)),
+        ('{"a": yes}', "'yes' must stand in double quotes", (1, 7)),
+        ('{"a": {{input.x}}}', "a template is a text", (1, 8)),
+        ('{"a": "x', "is not closed", (1, 7)),
+        ('{"a": "x\ny"}', "control character", (1, 9)),
+        ('{"a": [1', "ends before", (1, 9)),
+        ('{"a": 1} {"b": 2}', "a file holds one", (1, 10)),
+        ('{"a": 1 "b": 2}', "expecting ',' delimiter", (1, 9)),
+    ],
+)
+def test_what_is_no_json_is_told_in_words(text: str, reason: str, place: tuple[int, int]) -> None:
+    [fault] = faults_of(text.encode())
+    assert fault.reason.startswith("not valid JSON: ") and reason in fault.reason, fault.reason
+    assert (fault.line, fault.column) == place
 
 
 def test_depth_is_limited_and_placed() -> None:

@@ -79,7 +79,12 @@ def test_scalars_follow_the_core_schema(text: str, value: object) -> None:
         ("a: &x k\n*x : 1", "alias cannot be a key", (2, 1)),
         ("? [1]\n: 2", "cannot be a key", (1, 3)),
         ("a: [1\nb: 2", "not valid YAML", (2, 2)),
-        ("a: 'x", "not valid YAML", (1, 6)),
+        ("a: 'x\nb: y", "the text that begins here is not closed", (1, 4)),
+        ("a:\n\t- x", "a tab cannot indent", (2, 1)),
+        ("a: @x", "starts with '@' must be quoted", (1, 4)),
+        ("a: b: c", "with ': ' in it must be quoted", (1, 5)),
+        ("a:\n  - b\n c: d", "indented as its neighbours", (3, 2)),
+        ("a: x\nb: \a", "control characters", (2, 4)),
     ],
 )
 def test_what_is_refused_has_its_place(text: str, reason: str, place: tuple[int, int]) -> None:

@@ -114,6 +114,9 @@ def test_every_error_is_found_at_once_where_the_caller_collects_them() -> None:
     assert [(error.failure.details or {})["place"] for error in errors] == [["a"], ["b", 1]]
     assert evaluate(template, {"x": 1}) == {"a": None, "b": [1, None]}
     assert parse_condition("zz >", NAMES, errors) == Static(None) and len(errors) == 3
+    several: list[ExpressionError] = []
+    assert parse_template("{{ zz }} and {{x}} and {{ 1 + }} and {{ yy }}", NAMES, several) == Static(None)
+    assert [(error.failure.details or {})["offset"] for error in several] == [3, 30, 40]
 
 
 def test_a_value_nested_too_deeply_is_refused() -> None:

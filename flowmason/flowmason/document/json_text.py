@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
+from flowmason.document.complaints import of_json
 from flowmason.document.limits import (
     MAX_DEPTH,
     MAX_DIGITS,
@@ -78,8 +79,7 @@ def parse_json(text: str, file: str | None) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=members, parse_int=whole, parse_float=real, parse_constant=constant)
     except json.JSONDecodeError as error:
-        reason = f"not valid JSON: {error.msg[:1].lower()}{error.msg[1:]}"
-        raise refused(reason, file, place=(error.lineno, error.colno)) from None
+        raise refused(f"not valid JSON: {of_json(error)}", file, place=(error.lineno, error.colno)) from None
     except RecursionError:
         raise _deep(text, file) from None
     excess = measure(value)

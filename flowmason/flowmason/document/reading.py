@@ -127,5 +127,11 @@ def _decode(data: bytes, file: str | None) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise refused("not UTF-8 but UTF-16; save it as UTF-8", file) from None
         before = data[: error.start].decode()
-        raise refused("not UTF-8", file, place=Lines(before).place(len(before))) from None
+        raise refused(
+            f"not UTF-8: the byte 0x{data[error.start]:02x}; save it as UTF-8",
+            file,
+            place=Lines(before).place(len(before)),
+        ) from None

@@ -10,6 +10,8 @@ import math
 import re
 from typing import Any
 
+from flowmason.document.complaints import first_control, of_yaml
+from flowmason.document.json_text import Lines
 from flowmason.document.limits import (
     MAX_BYTES,
     MAX_DEPTH,
@@ -61,12 +63,18 @@ def parse_yaml(text: str, file: str | None, places: Places | None = None) -> Any
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        problem, context, mark = error.problem or "", error.context or "", error.problem_mark or error.context_mark
+        if problem == "found unexpected end of stream" and error.context_mark is not None:
+            mark = error.context_mark
         place = (mark.line + 1, mark.column + 1) if mark is not None else None
-        reason = error.problem or error.context or "cannot be read"
+        lines = text.splitlines()
+        here = lines[mark.line][mark.column :][:1] if mark is not None and mark.line < len(lines) else ""
+        reason = of_yaml(problem or context or "cannot be read", context, here)
         raise refused(f"not valid YAML: {reason}", file, place=place) from None
     except yaml.reader.ReaderError as error:
-        raise refused(f"not valid YAML: {error.reason}", file) from None
+        found = first_control(text)
+        place = None if found is None else Lines(text).place(found)
+        raise refused(f"not valid YAML: {error.reason}", file, place=place) from None
     except yaml.YAMLError as error:
         raise refused(f"not valid YAML: {error}", file) from None
 

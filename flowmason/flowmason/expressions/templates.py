@@ -65,7 +65,7 @@ def _parse(value: Any, names: Names, place: Place, errors: list[ExpressionError]
         return _take(refuse(f"the value is nested more than {MAX_DEPTH} deep", "", 0), place[:8], errors)
     if isinstance(value, str):
         try:
-            return _parse_string(value, names)
+            return _parse_string(value, names, place, errors)
         except ExpressionError as error:
             return _take(error, place, errors)
     if isinstance(value, dict):
@@ -94,24 +94,36 @@ def _parse(value: Any, names: Names, place: Place, errors: list[ExpressionError]
     return _take(refuse(f"{shown} is no JSON value", "", 0), place, errors)
 
 
-def _parse_string(source: str, names: Names) -> Template:
+def _parse_string(source: str, names: Names, place: Place, errors: list[ExpressionError] | None) -> Template:
+    """A string; with `errors`, an expression that is wrong does not hide what is wrong with the next one."""
     check_text(source, source, 0)
     if "{{" not in source:
         return Static(source)
     parts: list[str | Expr] = []
     literal = ""
     position = 0
+    broken = False
     while (opened := source.find("{{", position)) >= 0:
         literal += source[position:opened]
         if source.startswith("{{{{", opened):
             literal += "{{"
             position = opened + 4
             continue
-        tree, position = parse_embedded(source, opened + 2, names)
+        try:
+            tree, position = parse_embedded(source, opened + 2, names)
+        except ExpressionError as error:
+            closed = source.find("}}", opened + 2)
+            if errors is None or closed < 0:
+                raise
+            _take(error, place, errors)
+            broken, position = True, closed + 2
+            continue
         if literal:
             parts.append(literal)
             literal = ""
         parts.append(tree)
+    if broken:
+        return Static(None)
     literal += source[position:]
     if literal:
         parts.append(literal)
