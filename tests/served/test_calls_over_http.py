@@ -192,7 +192,7 @@ async def test_who_leaves_pays_by_our_own_count_and_what_was_held_meanwhile_wait
     journal, models, forever = MemoryJournal(), Scripted(), asyncio.Event()
     journal.daily[OrgId("acme")] = Limit(None, 1000)
     models.script = [piece("twelve chars"), forever.wait]
-    till = Till(journal, lambda: 5)
+    till = Till(journal, lambda: 5, waits_s=0.0)
     first = till.answered(models, ASKED, CALLER)
     assert (await anext(first))["choices"]
     held = (await day(journal)).reserved.tokens
@@ -207,6 +207,24 @@ async def test_who_leaves_pays_by_our_own_count_and_what_was_held_meanwhile_wait
     assert (found.caller, found.calls, found.estimated) == ("key_1", 1, 1)
     assert (found.input_tokens, found.output_tokens) == (5, 3)
     assert ((await day(journal)).taken.tokens, await journal.beats()) == (8, {})
+
+
+async def test_a_call_waits_for_what_others_leave_of_what_they_hold() -> None:
+    journal, models, goes_on = MemoryJournal(), Scripted(), asyncio.Event()
+    journal.daily[OrgId("acme")] = Limit(None, 1000)
+    models.script = [piece("one"), goes_on.wait, piece(" two", "stop"), {"choices": [], "usage": USAGE}]
+    till = Till(journal, lambda: 5, waits_s=60.0)
+    first = till.answered(models, ASKED, CALLER)
+    await anext(first)
+    other = till.answered(models, {**ASKED, "max_tokens": 500}, CALLER)
+    second = asyncio.ensure_future(anext(other))
+    assert not (await asyncio.wait([second], timeout=0.1))[0]
+    goes_on.set()
+    assert len([chunk async for chunk in first]) == 2
+    async with asyncio.timeout(30):
+        assert (await second)["choices"]
+    await other.aclose()  # type: ignore[attr-defined]
+    await till.close()
 
 
 async def test_calls_at_once_at_an_endpoint_that_was_taken_for_dead_find_it_under_one_new_name() -> None:

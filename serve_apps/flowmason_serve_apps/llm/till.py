@@ -35,6 +35,9 @@ PROVIDER = "models"
 _FRESH_S = 5.0
 """How old what is known of an org's budget may be."""
 _BEAT_S = 2.0
+WAITS_S = 10.0
+"""For so long a call waits for what others may leave of what they hold; then it is refused for now."""
+_LOOK_S = 0.5
 _SOON_MS = 1000
 _LONGEST_REASON = 300
 
@@ -50,9 +53,10 @@ class Models(Protocol):
 class Till:
     """One per endpoint process; lives on its event loop."""
 
-    def __init__(self, journal: Journal, now: Callable[[], int]) -> None:
+    def __init__(self, journal: Journal, now: Callable[[], int], *, waits_s: float = WAITS_S) -> None:
         self._journal = journal
         self._now = now
+        self._waits_s = waits_s
         self._ids = Ids(time.time)
         self._id: ConductorId | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -73,7 +77,7 @@ class Till:
         """The chunks of the answer; however it ends, the call is noted.
 
         Raises `UsageError` where it does not fit in what the caller's org may spend today: `BUDGET_EXCEEDED`, or
-        `RATE_LIMITED` while others may settle for less than they hold.
+        `RATE_LIMITED` where others hold for longer than `waits_s` what they may leave.
         """
         made = OrgCall(self._ids.call(), caller.org_id, caller.actor, PROVIDER, str(body["model"]))
         body = await self._held(models, body, made)
@@ -117,7 +121,11 @@ class Till:
         schema = msgspec.json.encode(body.get("response_format")) if "response_format" in body else b""
         read = input_bound(msgspec.json.encode(body), len(body.get("messages", ())) + 1, schema) + card.system_bytes
         need = Amount(0, read + most)
+        give_up = time.monotonic() + self._waits_s
         refused = await self._hold(made, need)
+        while refused is not None and refused.may_come and time.monotonic() < give_up:
+            await asyncio.sleep(_LOOK_S)
+            refused = await self._hold(made, need)
         if refused is None:
             return body
         limit, left = refused.day.limit, refused.day.limit.less(refused.day.taken)
