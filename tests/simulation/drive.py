@@ -205,7 +205,8 @@ async def _kill(alive: asyncio.Task[None], conductor: Conductor) -> None:
 async def _ended(journal: MemoryJournal, run_ids: list[RunId]) -> None:
     while True:
         rows = [await journal.row(run_id) for run_id in run_ids]
-        if all(row is not None and row.status in TERMINAL for row in rows):
+        # A run that was asked to go on is ended only once that was answered, however many turns it takes.
+        if all(row is not None and row.status in TERMINAL for row in rows) and not await journal.commands(run_ids):
             return
         await asyncio.sleep(0.2)
 

@@ -143,7 +143,8 @@ class Dispatcher:
             else:
                 self._one(stage, room, clock, done)
             if done.events and isinstance(done.events[-1], ev.StageFailed):
-                return done  # what it brings down with it must not be started any more
+                done.stops = []  # what it brings down with it must not be started any more, and nothing stops there
+                return done
         for where, stages in cheap.items():
             if stages:
                 self._share(stages, where, room, clock, done)

@@ -72,7 +72,12 @@ class Walker:
     async def walk(self) -> None:
         """Walk. Returns once the run is no longer ours; raises nothing but cancellation."""
         try:
-            self.state = await load_state(self._conductor.journal, self.row, self._conductor.plans)
+            journal = self._conductor.journal
+            self.state, commands = await asyncio.gather(
+                load_state(journal, self.row, self._conductor.plans), journal.commands([self.row.run_id])
+            )
+            for command in commands:
+                self.take(command)
             self.state.epoch = self.row.epoch
             values, org_id = self._conductor.values, self.row.org_id
             gate = debug.Gate(self.state, debug.loader(lambda digest: values.get(org_id, digest)))
@@ -94,8 +99,6 @@ class Walker:
 
     async def _walk(self) -> None:
         batch: list[ev.Event] = []
-        for command in await self._conductor.journal.commands([self.row.run_id]):
-            self.take(command)
         if not self.state.ended and self.state.status is not Status.PAUSED:
             first: ev.Event = ev.RunStarted() if self.state.status is Status.QUEUED else ev.RunAdopted(self.row.epoch)
             self._apply(first, batch)
@@ -270,12 +273,12 @@ class Walker:
             for flight in self.flights.by_id.values()
             if not flight.timed_out and not flight.cancelling and not flight.idle()
         ]
+        timer = asyncio.get_running_loop().call_later(min(waits), self._wake.set) if waits else None
         self._resting = True
-        try:
-            await asyncio.wait_for(self._wake.wait(), min(waits, default=None))
-        except TimeoutError:
-            pass
+        await self._wake.wait()
         self._resting = False
+        if timer is not None:
+            timer.cancel()
         self._wake.clear()
 
     # -- flights ---------------------------------------------------------------------------------
