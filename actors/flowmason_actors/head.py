@@ -19,6 +19,7 @@ from flowmason.errors import EngineUnavailableError
 from flowmason_actors import processes, tokens
 
 START_S = 90.0
+_TEMP = "fm-ray-"
 STOP_S = 20.0
 DASHBOARD_PORT = 8265
 RAYS_OWN = "r"
@@ -145,7 +146,12 @@ def make_temp_dir() -> Path:
 
     A job finds its cluster by a note in this folder: with Ray's default one for all, by that of the last head started.
     """
-    return Path(tempfile.mkdtemp(prefix="fm-ray-", dir="/tmp"))
+    return Path(tempfile.mkdtemp(prefix=_TEMP, dir="/tmp"))
+
+
+def is_temp_dir(path: Path) -> bool:
+    """Whether it is a folder that `make_temp_dir` made, or may have."""
+    return path.parent == Path("/tmp") and path.name.startswith(_TEMP) and not path.is_symlink()
 
 
 def _await(leader: subprocess.Popen[bytes], ports: HeadPorts, log: Path) -> str:

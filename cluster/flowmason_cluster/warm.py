@@ -29,6 +29,10 @@ class ClusterState(msgspec.Struct, omit_defaults=True):
     """Ray's sockets and logs; removed with the cluster."""
     started_at: int = 0
     """Milliseconds since the epoch."""
+    births: dict[int, int] = {}
+    """When each of the processes was started, as `born`."""
+    boot: str = ""
+    """The start of the machine to which all of that belongs."""
 
 
 def state_file(environ: Mapping[str, str]) -> Path:
@@ -53,6 +57,7 @@ def up(*, num_cpus: int | None = None, dashboard: bool = True) -> tuple[ClusterS
     known = running()
     if known is not None:
         return known, False
+    _clear_away()
     home = home_dir(os.environ).absolute()
     environ = head.environment(os.environ, home)
     ports = head.HeadPorts.free(dashboard=dashboard)
@@ -62,26 +67,53 @@ def up(*, num_cpus: int | None = None, dashboard: bool = True) -> tuple[ClusterS
     except BaseException:
         shutil.rmtree(temp_dir, ignore_errors=True)
         raise
+    pids = [started.pid, *processes.family(started.pid)]
     state = ClusterState(
         address=started.address,
-        pids=[started.pid, *processes.family(started.pid)],
+        pids=pids,
         born=started.born,
         token_path=environ["RAY_AUTH_TOKEN_PATH"],
         dashboard=started.dashboard,
         temp_dir=str(temp_dir),
         started_at=time.time_ns() // 1_000_000,
+        births=processes.marks(pids),
+        boot=_boot(),
     )
     processes.write_private(state_file(os.environ), msgspec.json.format(msgspec.json.encode(state)))
     return state, True
 
 
 def down() -> ClusterState | None:
-    """End the cluster, by the ids of its own processes. Blocks. Returns what was ended."""
+    """End the cluster, by the ids of its own processes. Blocks. Returns what was ended.
+
+    Where its supervisor was killed, what that left behind is cleared away, and None returned.
+    """
     state = running()
     if state is not None:
         others = [*state.pids[1:], *processes.family(state.pids[0])]
         processes.end(state.pids[0], others, within_s=head.STOP_S)
         if state.temp_dir is not None:
             shutil.rmtree(state.temp_dir, ignore_errors=True)
+    else:
+        _clear_away()
     state_file(os.environ).unlink(missing_ok=True)
     return state
+
+
+def _clear_away() -> None:
+    """End what a supervisor that was killed has left behind, and remove its folder."""
+    try:
+        state = msgspec.json.decode(state_file(os.environ).read_bytes(), type=ClusterState)
+    except (OSError, msgspec.DecodeError):
+        return
+    if state.boot == _boot():
+        processes.kill(state.births)
+    if state.temp_dir is not None and head.is_temp_dir(Path(state.temp_dir)):
+        shutil.rmtree(state.temp_dir, ignore_errors=True)
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,15 @@ def test_doctor_tells_what_is_there(project: Project, fm: Fm) -> None:
     assert {"python", "project", "ray", "journal", "values", "model", "disk", "ports"} <= set(checks)
     assert checks["journal"] == checks["values"] == "ok"
     assert "✓ journal" in fm("doctor").out
+
+
+def test_doctor_tells_of_a_warm_cluster_that_is_gone(project: Project, fm: Fm) -> None:
+    project.home.mkdir(exist_ok=True)
+    for pid, told in ((os.getpid(), "was started by `fm cluster up`"), (2**22 + 1, "is gone")):
+        (project.home / "cluster.json").write_text(json.dumps({"pids": [pid]}))
+        assert told in fm("doctor").out
+    (project.home / "cluster.json").write_text("{")
+    assert "each run starts its own" in fm("doctor").out
 
 
 def test_doctor_fails_where_the_journal_cannot_be_opened(

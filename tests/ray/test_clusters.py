@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from flowmason.errors import EngineUnavailableError
-from flowmason_actors import processes, tokens
+from flowmason_actors import head, processes, tokens
 from flowmason_cluster import joining, warm
 
 BIN = Path(sys.executable).parent
@@ -195,6 +196,39 @@ def test_a_dead_cluster_is_no_warm_cluster(tmp_path: Path, monkeypatch: pytest.M
     assert warm.running() is not None
     (tmp_path / "cluster.json").write_text("{")
     assert warm.running() is None
+
+
+def test_what_a_killed_supervisor_left_behind_is_cleared_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWMASON_HOME", str(tmp_path))
+    supervisor, orphan, stranger = (subprocess.Popen(["sleep", "600"]) for _ in range(3))
+    folder = head.make_temp_dir()
+    (folder / "socket").touch()
+    try:
+        births = processes.marks([supervisor.pid, orphan.pid, stranger.pid])
+        born = births[supervisor.pid]
+        births[stranger.pid] -= 1  # a process of today that has a number of then
+        supervisor.kill()
+        supervisor.wait()
+        state = warm.ClusterState(
+            address="127.0.0.1:1",
+            pids=list(births),
+            born=born,
+            token_path="",
+            temp_dir=str(folder),
+            births=births,
+            boot=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        )
+        file = tmp_path / "cluster.json"
+        file.write_bytes(msgspec.json.encode(msgspec.structs.replace(state, boot="another", temp_dir=str(tmp_path))))
+        assert warm.down() is None and processes.born(orphan.pid) is not None and tmp_path.is_dir()
+        file.write_bytes(msgspec.json.encode(state))
+        assert warm.down() is None
+        assert orphan.wait(60) == -signal.SIGKILL and stranger.poll() is None
+        assert not folder.exists() and not file.exists()
+    finally:
+        for process in (supervisor, orphan, stranger):
+            process.kill()
+            process.wait()
 
 
 def test_a_token_of_the_environment_comes_before_ours(tmp_path: Path) -> None:

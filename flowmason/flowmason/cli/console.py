@@ -54,6 +54,11 @@ def colourful(stream: TextIO | None = None) -> bool:
     return (stream or sys.stderr).isatty() and os.environ.get("TERM") != "dumb"
 
 
+def count(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def paint(text: str, *styles: str, stream: TextIO | None = None) -> str:
     """`text` in colour, where the stream (default: stderr) shows colours."""
     if not text or not colourful(stream):

@@ -120,16 +120,25 @@ def _extras() -> Iterator[Check]:
 
 
 def _ray(workspace: Any) -> Check:
+    import json
     from importlib.util import find_spec
 
+    from flowmason.assembly.engine import pid_alive
     from flowmason.registry import home_dir
 
     if find_spec("ray") is None:
         return Check("ray", "warning", "not installed; runs need --on local", "pip install 'flowmason[ray]'")
     if workspace.environ.get("RAY_ADDRESS"):
         return Check("ray", "ok", f"RAY_ADDRESS is {workspace.environ['RAY_ADDRESS']}")
-    if (home_dir() / "cluster.json").is_file():
+    try:
+        [supervisor, *_] = json.loads((home_dir() / "cluster.json").read_bytes())["pids"]
+    except (OSError, ValueError, KeyError, TypeError):
+        supervisor = None
+    if supervisor is not None and pid_alive(int(supervisor)):
         return Check("ray", "ok", "a local cluster was started by `fm cluster up` (`fm cluster status` looks at it)")
+    if supervisor is not None:
+        gone = "the cluster of `fm cluster up` is gone; each run starts its own"
+        return Check("ray", "warning", gone, "`fm cluster up` starts it anew.")
     return Check("ray", "ok", "each run starts its own; `fm cluster up` keeps one warm")
 
 

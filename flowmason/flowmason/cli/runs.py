@@ -292,8 +292,8 @@ def prune(
     would = "would be " if dry_run else ""
     for each in pruned.runs:
         print(each)
-    swept = f"{pruned.swept.values} values ({pruned.swept.bytes} bytes)"
-    console.say(f"{len(pruned.runs)} runs {would}deleted, {swept} {would}removed")
+    swept = f"{console.count(pruned.swept.values, 'value')} ({console.count(pruned.swept.bytes, 'byte')})"
+    console.say(f"{console.count(len(pruned.runs), 'run')} {would}deleted, {swept} {would}removed")
 
 
 def parse_age(text: str) -> float:

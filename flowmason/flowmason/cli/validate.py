@@ -167,14 +167,11 @@ def _print(reports: list[dict[str, Any]], refused: list[dict[str, Any]], strict:
             console.print_faults(report["warnings"], label="warning", colour="red" if strict else "yellow")
         if not quiet and not report["faults"] and "pipeline" in report:
             chain = "".join(f" ← {name}" for name in report.get("extends", ()))
-            name = f"{report['pipeline']}@{report['version']}"
-            print(f"{console.paint('✓', 'green')} {report['file']}  {name}{chain}, {_count(report['stages'], 'stage')}")
+            name = f"{report['pipeline']}@{report['version']}{chain}"
+            stages = console.count(report["stages"], "stage")
+            print(f"{console.paint('✓', 'green')} {report['file']}  {name}, {stages}")
     faults = len(told)
     warnings = sum(len(report["warnings"]) for report in reports)
     if refused:
-        more = f", {_count(warnings, 'warning')}" if warnings else ""
-        console.say(f"{_count(faults, 'fault')}{more} in {_count(len(refused), 'file')}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+        more = f", {console.count(warnings, 'warning')}" if warnings else ""
+        console.say(f"{console.count(faults, 'fault')}{more} in {console.count(len(refused), 'file')}")
