@@ -21,6 +21,7 @@ from flowmason.studio.identity.permissions import Role
 from flowmason.values_fs import open_values
 from flowmason_serve_apps.studio import live, run_socket, wire
 from flowmason_serve_apps.studio.live import Live
+from flowmason_serve_apps.studio.routes import sockets
 from flowmason_serve_apps.studio.run_socket import RunSocket
 from flowmason_serve_apps.studio.services import Services
 from studio.conducting import awaited, conducting, ended, hello, listening, made, sse, started
@@ -212,6 +213,22 @@ def test_nobody_and_pages_of_others_are_not_let_in(studio: Studio) -> None:
     own = {**studio.headers(), "Origin": studio.services.settings.public_url}
     with studio.client.websocket_connect(ADDRESS, headers=own) as session:
         assert session.receive_json()["type"] == "connected"
+
+
+def test_sockets_of_one_user_are_bounded(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "MOST_SOCKETS", 1)
+    with connected(studio):
+        with (
+            pytest.raises(WebSocketDenialResponse) as denied,
+            studio.client.websocket_connect(ADDRESS, headers=studio.headers(Role.DEVELOPER)),
+        ):
+            pass
+        answer: Any = denied.value
+        assert answer.status_code == 429 and answer.headers["Retry-After"] == "5"
+        with connected(studio, Role.VIEWER):
+            pass
+    with connected(studio):
+        pass
 
 
 def closing(client: Client, act: Callable[[], None]) -> int:
