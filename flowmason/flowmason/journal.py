@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from flowmason.event import Event, Frame, Recorded
+from flowmason.event import Event, Frame, Recorded, StageStarted
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId
 from flowmason.ledger import OrgCall, UsageSum
 from flowmason.report import Delta, LogLine
@@ -124,6 +124,11 @@ class Append(msgspec.Struct, frozen=True):
     """Where the org has a budget a day: what these events move in it, between the slice of `by`, the run and what is
     spent."""
 
+    @property
+    def reserves(self) -> bool:
+        """Whether attempts begin that are paid out of the slice of `by`: one that was buried has none any more."""
+        return self.moves is not None and any(isinstance(event, StageStarted) for event in self.events)
+
 
 class Claimed(msgspec.Struct, frozen=True):
     """A run that is now ours, under a fresh epoch."""
@@ -142,7 +147,8 @@ class Journal(Protocol):
         ...
 
     async def append(self, append: Append) -> int:
-        """Add events; returns the new last seq. Raises `FencedError` if the epoch or seq is stale.
+        """Add events; returns the new last seq. Raises `FencedError` if the epoch or seq is stale, or if a conductor
+        that was buried would begin what its org's budget pays for.
 
         Many appends may share one commit; one that is refused never aborts the others.
         """

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from flowmason.errors import FencedError
 from flowmason.event import StageFinished, StageStarted
 from flowmason.ids import LOCAL_ORG
 from flowmason.journal import Journal
@@ -75,6 +78,25 @@ async def test_a_dead_conductor_loses_its_slice_and_its_runs_keep_what_they_rese
     most = await journal.take_slice(OTHER, LOCAL_ORG, DAY, Amount(800))
     assert most is not None and most.got == Amount(800)
     assert (await day(journal)).taken == Amount(1000)
+
+
+async def test_a_dead_conductor_begins_nothing_that_the_budget_pays_but_what_it_began_may_end(
+    journal: Journal, store_url: str
+) -> None:
+    limited(journal, store_url, Limit(1000))
+    row = await claimed(journal)
+    await journal.take_slice(ME, LOCAL_ORG, DAY, Amount(600))
+    start = StageStarted(("a",), 1, row.epoch, allowance=Limit(200))
+    await journal.append(append(row, start, moves=Moves(DAY, Amount(-200), Amount(), Amount(200))))
+    assert await journal.bury(ME, (await journal.beats())[ME][0])
+    late = StageStarted(("b",), 1, row.epoch, allowance=Limit(300))
+    with pytest.raises(FencedError):
+        await journal.append(append(row, late, seq=row.seq + 1, moves=Moves(DAY, Amount(-300), Amount(), Amount(500))))
+    assert await day(journal) == Day(Limit(1000), Amount(), Amount(), Amount(200))
+    assert [type(found.event) for found in await journal.read(row.run_id, row.seq)] == [StageStarted]
+    end = StageFinished(("a",), 1, inline(1), usage=CALL.usage, calls=(CALL,))
+    await journal.append(append(row, end, seq=row.seq + 1, moves=Moves(DAY, Amount(130), Amount(70, 35), Amount())))
+    assert (await day(journal)).spent == Amount(70, 35)
 
 
 async def test_many_at_once_are_given_no_more_than_there_is(

@@ -177,6 +177,14 @@ class Traffic:
             self.reserve([flight])
         self._send([flight])
 
+    async def departed(self) -> None:
+        """Wait until what was sent in this turn of the loop has left.
+
+        A commit that is begun before that runs beside it, and takes the interpreter from it: work would start later.
+        """
+        await asyncio.sleep(0)  # it gathers
+        await asyncio.sleep(0)  # it leaves
+
     def _depart(self) -> None:
         """Spread what has gathered over the free slots, in the order in which it came."""
         gathered, self._gathering = {org: flights for org, flights in self._gathering.items() if flights}, {}

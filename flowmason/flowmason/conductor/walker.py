@@ -134,6 +134,7 @@ class Walker:
             await self._report(flight, report, batch)
         self._overdue(batch)
         effects: list[Flight] = []
+        sent = False
         while True:
             short: set[Placement] = set()
             self._advance(batch)
@@ -146,6 +147,7 @@ class Walker:
                 # Pure work need not wait for the commit of what led to it: should that fail, it is thrown away.
                 for flight in dispatched.pure:
                     self._submit(flight)
+                sent = sent or bool(dispatched.pure)
             else:
                 waiting = [*dispatched.pure, *waiting]
             effects += waiting
@@ -161,6 +163,8 @@ class Walker:
         self._traffic.offer_room(self.row.run_id)
         if self.state.pausing and self.state.status is Status.RUNNING and not self.flights:
             self._apply(ev.RunPaused(), batch)
+        if sent and batch:
+            await self._traffic.departed()
         await self._commit(batch)
         for flight in effects:
             self._submit(flight)

@@ -322,6 +322,8 @@ class MemoryJournal:
         run = self._runs.get(append.run_id)
         if run is None or (run.bare.epoch, run.bare.seq) != (append.epoch, append.seq):
             raise FencedError(f"run {append.run_id} has another owner, or went on without this one")
+        if append.reserves and append.by not in self._conductors:
+            raise FencedError(f"{append.by} was buried or never enlisted")
         for child in append.children:
             self._known(child)
         summary = None if append.summary is None else msgspec.json.encode(append.summary)

@@ -158,6 +158,12 @@ class AddEvents(Operation):
             changed = connection.write(_ADVANCE, (self.result, append.at, *fence))
         if changed != 1:
             raise FencedError(f"run {append.run_id} has another owner, or went on without this one")
+        if append.reserves:
+            from flowmason.journal_sql import slices
+
+            # Only now: a burial writes to the same row, and so came before this or comes after it.
+            if not slices.listed(connection, append.by):
+                raise FencedError(f"{append.by} was buried or never enlisted")
         if append.events:
             frame = (append.run_id, append.seq + 1, self.result, append.org_id, append.at, append.by)
             connection.write(_INSERT_FRAME, (*frame, self.codec, self.data))

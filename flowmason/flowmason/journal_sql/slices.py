@@ -81,7 +81,7 @@ class TakeSlice(Operation):
         self.result = None
         if not connection.write("UPDATE org_budgets SET org_id=org_id WHERE org_id=?", (self.org_id,)):
             return
-        if not _listed(connection, self.conductor):
+        if not listed(connection, self.conductor):
             return  # it was buried: what it held is others'
         row = connection.run(DAY, (*([self.day] * 4), self.org_id)).fetchone()
         assert row is not None
@@ -111,7 +111,7 @@ class HoldCall(Operation):
 
     def run(self, connection: Connection) -> None:
         self.result = None
-        if not _listed(connection, self.owner):
+        if not listed(connection, self.owner):
             raise FencedError(f"{self.owner} was buried or never enlisted")
         made, day = self.made, day_of(self.at)
         found = connection.run(LIMITS.format("?"), (made.org_id,)).fetchone()
@@ -167,7 +167,8 @@ def forfeit_calls(connection: Connection, owner: ConductorId) -> None:
         connection.write(_ADD, (org_id, day, owner, 0, 0, *amounts))
 
 
-def _listed(connection: Connection, conductor: ConductorId) -> bool:
+def listed(connection: Connection, conductor: str) -> bool:
+    """Whether a conductor is alive as far as anybody knows."""
     found = connection.run("SELECT 1 FROM conductors WHERE conductor_id=?", (conductor,)).fetchone()
     return found is not None
 
