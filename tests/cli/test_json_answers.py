@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Coroutine
 
 import pytest
 
@@ -63,3 +64,21 @@ def test_a_fault_of_ours_is_told_there_too(project: Project, fm: Fm, monkeypatch
     answer = fm("list", "--json")
     assert answer.code == 1
     assert json.loads(answer.out)["error"]["code"] == "INTERNAL"
+
+
+@pytest.mark.parametrize("command", ["run orders --json --on local", "runs list --json", "runs list"])
+def test_ctrl_c_before_there_is_anything_to_tell(
+    project: Project, fm: Fm, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def interrupted(coroutine: Coroutine[object, object, object]) -> None:
+        coroutine.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flowmason.cli.console.run_async", interrupted)
+    answer = fm(*command.split())
+    assert answer.code == 130, answer
+    assert "interrupted" in answer.err
+    if "--json" in command:
+        assert answer.json["error"]["code"] == "CANCELLED"
+    else:
+        assert answer.out == ""

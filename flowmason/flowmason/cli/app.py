@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from flowmason.cli import console
-from flowmason.errors import UsageError
+from flowmason.errors import Code, UsageError
 
 
 class Entry(NamedTuple):
@@ -118,9 +118,13 @@ class LazyGroup(TyperGroup):
 
 @contextlib.contextmanager
 def _answered() -> Iterator[None]:
-    """A wrong command line is told by Typer, to people; `--json` gets its object, too."""
+    """What Typer itself makes an end of: a wrong command line (told to people only), and Ctrl-C (told to nobody)."""
     try:
         yield
+    except KeyboardInterrupt:
+        console.answer_error(UsageError("interrupted", code=Code.CANCELLED))
+        console.say("interrupted")
+        raise
     except _WRONG as error:
         console.answer_error(UsageError(error.format_message()))
         raise

@@ -87,10 +87,6 @@ def reported(arguments: Sequence[str]) -> Iterator[None]:
         answer_error(error)
         print_error(error)
         raise SystemExit(exit_code(error)) from None
-    except KeyboardInterrupt:
-        answer_error(UsageError("interrupted", code=Code.CANCELLED))
-        say("interrupted")
-        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         # Whoever read us has gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
