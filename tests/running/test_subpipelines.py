@@ -40,6 +40,7 @@ async def test_its_output_is_the_result_and_its_stages_share_the_journal(engine:
     assert result.ran() == ["sub.twice", "sub.wrap", "end"]
     output = result.stages["sub"].output
     assert (output["pipeline_id"], output["pipeline_version"], output["status"]) == ("double", "1.0.0", "completed")
+    assert output["input_data"] == {"n": 21, "tag": "usual"}
 
 
 async def test_a_literal_name_is_pinned_by_digest(engine: Engine) -> None:

@@ -189,7 +189,7 @@ def _sub_output(body: SubState, status: str, result: Value, failure: Failure | N
     )
     if mapping and status == "completed":
         result = value.Record({target: _picked(result, path) for target, path in mapping.items()})
-    return _record(plain, result=result)
+    return _record(plain, input_data=body.scope.input or value.inline({}), result=result)
 
 
 def _picked(result: Value, path: str) -> Value:
