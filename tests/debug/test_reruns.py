@@ -118,6 +118,23 @@ async def test_redo_after_an_edit_goes_through_guards_loops_and_rounds(engine: E
     assert again[0].key == keys["each[0].x"] != again[1].key  # another effect has another key
 
 
+async def test_redo_after_a_rerun_that_failed_lets_the_run_fail(engine: Engine) -> None:
+    document = pipe(
+        say("a", ""),
+        touch("b", 1, error="{{upstream.a.value}}"),
+        say("c", "{{upstream.b}}"),
+        say("end", "{{upstream.c.value}}"),
+    )
+    run = await start(engine, document, "end")
+    assert (await run.stands()).path == "end"
+    await run.do("edit", path="a", value={"value": "ValueError"})
+    at = await run.do("rerun", path="b")
+    assert (at.path, at.failure is not None) == ("b", True)
+    assert (await run.go_on(redo=True)).status == "failed"
+    result = await run.result()
+    assert result.statuses("b", "c") == {"b": "failed", "c": "completed"}
+
+
 async def test_a_failed_stage_runs_again_and_the_run_goes_on(engine: Engine) -> None:
     document = pipe(
         say("a", "ValueError"),

@@ -157,7 +157,8 @@ def _redo(state: RunState) -> list[ev.Event]:
     found: dict[StagePath, StageState] = {}
     for path in state.debug.stale:
         stage = state.stages.get(path)
-        if stage is not None and _live(stage.scope):
+        # Where something has failed, the failure goes on; to make its neighbours run again would hide it for ever.
+        if stage is not None and stage.scope.doomed is None and _live(stage.scope):
             _using(stage, found)
     for path in state.debug.stale:
         found.pop(path, None)
