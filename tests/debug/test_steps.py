@@ -181,3 +181,19 @@ async def test_steps_that_make_no_sense_are_refused(engine: Engine) -> None:
     with pytest.raises(UsageError, match="completed"):
         debug.step(await run.state(), {})
     assert at.mode == "stopped"
+
+
+async def test_a_step_from_before_what_a_failure_has_ended_goes_to_what_comes_next(engine: Engine) -> None:
+    document = pipe(
+        stage("guard", "trycatch", try_stages=["fails", "b"], catch_stages=["rescue"]),
+        touch("fails", 1, error="ValueError", seconds=0.2),
+        touch("b", 1),
+        say("rescue", 2),
+        say("end", "{{upstream.rescue.value}}", depends_on=["guard"]),
+    )
+    run = await start(engine, document, "b")
+    at = await run.stands()
+    assert (at.path, at.next) == ("b", ("rescue",))
+    await run.do("step", kind="into")
+    assert (await run.stands()).path == "end"
+    assert (await run.go_on()).status == "completed"

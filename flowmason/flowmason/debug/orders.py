@@ -14,6 +14,7 @@ from flowmason.errors import Code, UsageError, did_you_mean
 from flowmason.ids import StagePath, format_path, parse_path
 from flowmason.plan import Kind
 from flowmason.state import ForeachState, RunState, ScopeState, StageState, Status, TryState, reopening
+from flowmason.state.debugging import BEFORE
 
 STEPS = ("over", "into", "out")
 
@@ -131,7 +132,10 @@ def _here(state: RunState) -> StagePath:
     """The stage that a step takes: the one the run stopped before, else the first that would start."""
     stop = state.debug.stop
     if stop is not None and stop.reason != "rerun":
-        return stop.path
+        stage = state.stages.get(stop.path)
+        # What it stopped before may never start any more: something beside it failed while the run was pausing.
+        if stop.reason not in BEFORE or (stage is not None and stage.ready):
+            return stop.path
     first = min((stage for stage in state.stages.values() if stage.ready), key=order, default=None)
     return first.path if first is not None else ()
 
