@@ -104,7 +104,7 @@ class Deaf:
         key = context.idempotency_key
         note("begin", context, key)
         end = None
-        while end is None or time.monotonic() < end:
+        while (end is None or time.monotonic() < end) and not (input.gate and os.path.exists(input.gate)):
             try:
                 await asyncio.sleep(0.02)
             except asyncio.CancelledError:

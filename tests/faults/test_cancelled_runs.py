@@ -17,9 +17,9 @@ def cancelling(project: Project) -> bool:
     return any(isinstance(each.event, ev.RunCancelling) for each in project.events())
 
 
-def begin(project: Project, component: str, seconds: float) -> Fm:
-    """A run whose second stage goes on for `seconds` after it was cancelled."""
-    deaf = stage("s2", component, after="s1", seconds=seconds)
+def begin(project: Project, component: str, seconds: float, gate: str = "") -> Fm:
+    """A run whose second stage goes on for `seconds` after it was cancelled, or until the gate is there."""
+    deaf = stage("s2", component, after="s1", seconds=seconds, gate=gate)
     running = project.run(project.pipeline("deaf", stage("s1", "deliver"), deaf, stage("s3", "deliver", after="s2")))
     project.began("s2")
     return running
@@ -104,17 +104,20 @@ def test_an_unsafe_effect_under_way_is_on_record_as_unknown(local: Project) -> N
     assert (cancelled.path, cancelled.failure.code) == (("s2",), "OUTCOME_UNKNOWN")
 
 
-def test_the_second_ctrl_c_leaves_a_run_that_resume_brings_to_its_end(local: Project) -> None:
-    running = begin(local, "deaf", 60.0)
+def test_the_second_ctrl_c_takes_the_cancel_back_and_resume_finishes_the_run(local: Project) -> None:
+    gate = local.gate()
+    running = begin(local, "deaf", 60.0, gate=str(gate))
     running.send(signal.SIGINT)
     wait_for(lambda: local.entries("cancel"), what="the component is cancelled")
     running.send(signal.SIGINT)
     assert running.end(30).code == 130, repr(running)
     assert "Traceback" not in running.err
     assert local.only_run().status == "running"
+    gate.touch()
     answer = local.fm("resume", "--json")
-    assert answer.code == 3, repr(answer)
-    local.verify("cancelled")
+    assert answer.code == 0, repr(answer)
+    story = local.verify()
+    assert (story.times("s1"), story.times("s2"), story.times("s3")) == (1, 2, 1)
 
 
 def test_sigterm_leaves_a_run_that_resume_finishes(local: Project) -> None:
