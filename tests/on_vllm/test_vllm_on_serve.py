@@ -218,7 +218,7 @@ async def test_closing_a_stream_frees_the_engine_for_others(site: Site) -> None:
     handles = Handles()
     for _ in range(6):  # more than run at once
         body = {"model": "tiny", "prompt": "the sea", "max_tokens": 1900}
-        async with aclosing(handles.answer(body)) as answer:  # type: ignore[type-var]
+        async with aclosing(handles.answer(body)) as answer:
             await anext(answer)
     async with asyncio.timeout(2):
         while (await handles.counts("tiny")).running:

@@ -220,7 +220,7 @@ async def test_a_handle_streams_and_closing_it_ends_the_generation(site: Site) -
     assert await asyncio.to_thread(in_cluster)
     handles = Handles()
     before = await handles.counts("smollm2")
-    async with aclosing(handles.answer({"model": "smollm2", "messages": [STORY], "max_tokens": 4000})) as answer:  # type: ignore[type-var]
+    async with aclosing(handles.answer({"model": "smollm2", "messages": [STORY], "max_tokens": 4000})) as answer:
         async for chunk in answer:
             if chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
                 break

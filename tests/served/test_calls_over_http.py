@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from starlette.testclient import TestClient
 
+from flowmason.errors import UsageError
 from flowmason.ids import OrgId
 from flowmason.journal_memory import MemoryJournal
 from flowmason.slices import Day
@@ -51,7 +52,7 @@ class Scripted:
     )
     asked: list[Body] = field(default_factory=list)
 
-    async def answer(self, body: Body) -> AsyncIterator[Chunk]:
+    async def answer(self, body: Body) -> AsyncGenerator[Chunk, None]:
         self.asked.append(body)
         for step in self.script:
             if callable(step):
@@ -197,11 +198,11 @@ async def test_who_leaves_pays_by_our_own_count_and_what_was_held_meanwhile_wait
     assert (await anext(first))["choices"]
     held = (await day(journal)).reserved.tokens
     assert 400 < held < 600
-    with pytest.raises(Exception, match="left until others settle") as refused:
+    with pytest.raises(UsageError, match="left until others settle") as refused:
         await anext(till.answered(models, {**ASKED, "max_tokens": 500}, CALLER))
-    assert refused.value.failure.code == "RATE_LIMITED"  # type: ignore[attr-defined]
-    assert refused.value.failure.retry_after_ms == 1000  # type: ignore[attr-defined]
-    await first.aclose()  # type: ignore[attr-defined]
+    assert refused.value.failure.code == "RATE_LIMITED"
+    assert refused.value.failure.retry_after_ms == 1000
+    await first.aclose()
     await till.close()
     (found,) = await journal.usage(OrgId("acme"), "1970-01-01", "1970-01-01")
     assert (found.caller, found.calls, found.estimated) == ("key_1", 1, 1)
@@ -223,7 +224,7 @@ async def test_a_call_waits_for_what_others_leave_of_what_they_hold() -> None:
     assert len([chunk async for chunk in first]) == 2
     async with asyncio.timeout(30):
         assert (await second)["choices"]
-    await other.aclose()  # type: ignore[attr-defined]
+    await other.aclose()
     await till.close()
 
 

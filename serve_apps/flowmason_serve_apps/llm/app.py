@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -118,23 +118,23 @@ async def _answered(models: Models, asked: ChatAsked | CompletionAsked, request:
     return Response(msgspec.json.encode(folded(whole.result())), media_type="application/json")
 
 
-async def _checked(chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+async def _checked(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
     """The same chunks; an error among them is raised. Raises `ModelError`."""
-    async with aclosing(chunks) as kept:  # type: ignore[type-var]
+    async with aclosing(chunks) as kept:
         async for chunk in kept:
             if "error" in chunk:
                 raise ModelError(chunk["error"])
             yield chunk
 
 
-async def _collected(first: Chunk | None, rest: AsyncIterator[Chunk]) -> list[Chunk]:
+async def _collected(first: Chunk | None, rest: AsyncGenerator[Chunk, None]) -> list[Chunk]:
     return [*([first] if first is not None else []), *[each async for each in rest]]
 
 
-async def _events(first: Chunk | None, rest: AsyncIterator[Chunk], with_usage: bool) -> AsyncIterator[bytes]:
+async def _events(first: Chunk | None, rest: AsyncGenerator[Chunk, None], with_usage: bool) -> AsyncIterator[bytes]:
     """The stream as the protocol has it: an error that comes late is an event of its own."""
     try:
-        async with aclosing(rest) as kept:  # type: ignore[type-var]
+        async with aclosing(rest) as kept:
             if first is not None:
                 yield _event(first)
             async for chunk in kept:

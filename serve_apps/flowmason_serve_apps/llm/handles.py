@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -39,7 +39,7 @@ class Handles:
         self._listed: tuple[float, dict[str, Card]] = (float("-inf"), {})
         self._lock = asyncio.Lock()
 
-    async def answer(self, body: Body) -> AsyncIterator[Chunk]:
+    async def answer(self, body: Body) -> AsyncGenerator[Chunk, None]:
         """The chunks of the answer of the model that the body names. Closing or cancelling ends the generation.
 
         Raises `UsageError` (`NOT_FOUND`) where nobody serves it, `EngineUnavailableError` where its replica is gone.

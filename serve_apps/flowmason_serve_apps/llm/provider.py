@@ -93,7 +93,7 @@ class ServedProvider:
         pieces: list[str] = []
         finish: str | None = None
         usage: Usage | None = None
-        async with aclosing(handles.answer(_body(model, request))) as answer:  # type: ignore[type-var]
+        async with aclosing(handles.answer(_body(model, request))) as answer:
             async for chunk in answer:
                 if "error" in chunk:
                     raise failures.of_stream(self.name, chunk, str(chunk["error"].get("message", "it failed")))

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Protocol
 
@@ -45,7 +45,7 @@ _LONGEST_REASON = 300
 class Models(Protocol):
     """Who answers: `Handles` on a cluster."""
 
-    def answer(self, body: Body) -> AsyncIterator[Chunk]: ...
+    def answer(self, body: Body) -> AsyncGenerator[Chunk, None]: ...
 
     async def cards(self) -> dict[str, Card]: ...
 
@@ -73,7 +73,7 @@ class Till:
             await asyncio.wait([self._beating])
             await self._journal.retire(self._id)
 
-    async def answered(self, models: Models, body: Body, caller: Caller) -> AsyncIterator[Chunk]:
+    async def answered(self, models: Models, body: Body, caller: Caller) -> AsyncGenerator[Chunk, None]:
         """The chunks of the answer; however it ends, the call is noted.
 
         Raises `UsageError` where it does not fit in what the caller's org may spend today: `BUDGET_EXCEEDED`, or
@@ -83,7 +83,7 @@ class Till:
         body = await self._held(models, body, made)
         begun, given, usage, failure, whole = self._now(), 0, None, "", False
         try:
-            async with aclosing(models.answer(body)) as answer:  # type: ignore[type-var]
+            async with aclosing(models.answer(body)) as answer:
                 async for chunk in answer:
                     if "error" in chunk:
                         failure = str(chunk["error"].get("message") or "it failed")
