@@ -225,7 +225,7 @@ def test_ctrl_c_cancels_the_run_there(fm: Fm, project: Path, studio: Studio, hel
     out, err = process.communicate(timeout=20)
     assert process.returncode == 3, err
     assert json.loads(out)["status"] == "cancelled" and json.loads(out)["run_id"] == listed[0]["id"]
-    assert "once more leaves it running" in err and "Traceback" not in err
+    assert "once more leaves that to the Studio" in err and "Traceback" not in err
     assert status(studio, listed[0]["id"]) == "cancelled"
 
 

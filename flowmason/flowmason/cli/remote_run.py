@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def run(name: str | None, alias: str | None, request: Mapping[str, Any], show: Show) -> int:
     """Submit a run by the pipeline's name, follow it, and print how it went. Returns the exit code.
 
-    The first Ctrl-C cancels the run, the second leaves it. Raises what the Studio refuses.
+    The first Ctrl-C cancels the run, the second does not wait for that. Raises what the Studio refuses.
     """
     from flowmason.cli.studio_org import opened
     from flowmason.errors import UsageError
@@ -193,7 +193,7 @@ async def _follow(
     async with AsyncExitStack() as stack:
         if own:
             stack.enter_context(signals.caught())
-            signals.attach(there, run_id, "leaves it running")
+            signals.attach(there, run_id, "leaves that to the Studio")
         if timeout_s is not None:
             timer = asyncio.create_task(_cancel_later(there, run_id, timeout_s))
             stack.callback(timer.cancel)
