@@ -23,7 +23,7 @@ from flowmason.usage import Amount
 from simulation import budgets, debugging
 from simulation.pipelines import random_plan
 from simulation.virtual import run_virtual
-from simulation.world import SimExecutor, World
+from simulation.world import SimExecutor, SlowInbox, World
 
 
 class Crash(BaseException):
@@ -70,8 +70,12 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     """The conductor is only taken for dead: it goes on beside the one that adopts its run."""
     left_behind: list[asyncio.Task[None]] = []
 
+    answered: Counter[str] = Counter()
+
     def after(name: str, argument: Any) -> None:
         watched.look()
+        if isinstance(argument, Append):
+            answered.update(argument.taken)
         maybe(name, argument)
 
     def maybe(name: str, argument: Any) -> None:
@@ -86,7 +90,8 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
         if not partition:
             raise Crash
 
-    journal = MemoryJournal(before_commit=maybe, after_commit=after)
+    journal = SlowInbox(before_commit=maybe, after_commit=after)
+    journal.late = random.Random(f"{seed}/inbox") if trouble else None
 
     def now() -> int:
         return int(loop.time() * 1000)
@@ -175,6 +180,7 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     outcome.problems += [
         f"unsafe {call} ran {n} times" for call, n in world.ledger.starts.items() if "unsafe" in call and n > 1
     ]
+    outcome.problems += [f"command {command} was answered {n} times" for command, n in answered.items() if n > 1]
     outcome.problems += [f"a task failed unheard: {error}" for error in unheard]
     if world.bank is not None and daily is not None:
         ours = [run_id, *(other for number, other in enumerate(neighbours) if number % 3 != 2)]

@@ -13,6 +13,8 @@ from typing import Any
 from flowmason.errors import Code, Failure, RetryableError, StageError
 from flowmason.executor import Capacity
 from flowmason.ids import Digest, OrgId, RunId, format_path
+from flowmason.journal import Command
+from flowmason.journal_memory import MemoryJournal
 from flowmason.plan import ComponentRef, Plan
 from flowmason.policy import Placement, Resources
 from flowmason.region import Worker
@@ -49,6 +51,18 @@ class MemoryValues:
         for (owner, digest), data in self.kept.items():
             if owner == org_id:
                 yield digest, len(data)
+
+
+class SlowInbox(MemoryJournal):
+    """A journal whose inbox answers late now and then: what it tells may have been answered meanwhile."""
+
+    late: random.Random | None = None
+
+    async def commands(self, run_ids: Sequence[RunId]) -> list[Command]:
+        found = await super().commands(run_ids)
+        if self.late is not None and self.late.random() < 0.3:
+            await asyncio.sleep(self.late.choice((0.0, 0.001, 0.05, 0.3)))
+        return found
 
 
 class Ledger:

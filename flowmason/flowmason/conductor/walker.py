@@ -47,6 +47,8 @@ class Walker:
         self._wake = asyncio.Event()
         self._resting = False
         self._answered: list[str] = []
+        self._known: set[str] = set()
+        """Commands that came in. The inbox may have been read before an answer was committed, and come in after."""
         self._children: list[NewRun] = []
         self._deadlines = Deadlines()
         self._helpers: set[asyncio.Task[None]] = set()
@@ -54,9 +56,10 @@ class Walker:
         self._money: RunMoney | None = None
 
     def take(self, command: Command) -> bool:
-        """Queue a command, unless it is queued already."""
-        if command.id in self._answered or any(command.id == other.id for other in self.commands):
+        """Queue a command, unless it came in before."""
+        if command.id in self._known:
             return False
+        self._known.add(command.id)
         self.commands.append(command)
         return True
 
