@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flowmason.database.connections import database
+from flowmason.database import database
 from flowmason.event import RunStarted
 from flowmason.fairness import OrgLimits
 from flowmason.ids import ConductorId, OrgId, RunId

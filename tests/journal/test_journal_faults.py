@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from flowmason.database import connections as database
-from flowmason.database.connections import Connection, SqliteDatabase
+from flowmason.database import sqlite
+from flowmason.database.connections import Connection
+from flowmason.database.sqlite import SqliteDatabase
 from flowmason.errors import Code, FormatError, JournalError, Retry
 from flowmason.event import RunSubmitted, encode_events
 from flowmason.ids import RunId
@@ -140,7 +141,7 @@ def test_a_full_disk_is_a_storage_error_that_leaves_nothing_half_written(store_u
 async def test_a_file_that_another_process_keeps_locked_is_an_error_that_may_pass(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.1)
     journal = open_journal(store_url)
     row = await claimed(journal)
     other = sqlite3.connect(store_url.removeprefix("sqlite:///"), isolation_level=None)

@@ -11,7 +11,7 @@ import msgspec
 
 from flowmason import value
 from flowmason.assembly.picture import RunPicture, StagePicture
-from flowmason.errors import Failure, StageError
+from flowmason.errors import Failure, FlowMasonError, StageError
 from flowmason.event import ItemsFinished
 from flowmason.ids import LOCAL_ORG, OrgId, StagePath, format_path, sha256
 from flowmason.policy import INLINE_LIMIT
@@ -310,3 +310,19 @@ def _stage_document(stage: StageResult) -> dict[str, Any]:
     if stage.models:
         found["models"] = msgspec.to_builtins(stage.models)
     return found
+
+
+def unfinished(pipeline: str, error: FlowMasonError, executor: str | None, run_id: str | None) -> dict[str, Any]:
+    """The object of `--json` where there is no outcome to tell of."""
+    failure: Failure = error.failure
+    return {
+        "run_id": run_id,
+        "pipeline": pipeline,
+        "version": None,
+        "status": None if run_id is None else "running",
+        "output": None,
+        "error": failure_document(failure),
+        "stages": {},
+        "usage": usage_document(Usage()),
+        "executor": executor,
+    }

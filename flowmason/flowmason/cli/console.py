@@ -104,8 +104,7 @@ def answer_error(error: FlowMasonError) -> None:
     """The one object of `--json` where a command has no other answer."""
     if not _asked:
         return
-    from flowmason.assembly.outcome import failure_document
-    from flowmason.cli.running import unfinished
+    from flowmason.assembly.outcome import failure_document, unfinished
 
     a_run = next((word for word in _asked if not word.startswith("-")), "") in ("run", "resume")
     print_json(unfinished("", error, None, None) if a_run else {"error": failure_document(error.failure)})

@@ -65,7 +65,8 @@ def followed(
 
     `detail`: the run as the Studio tells it. `own`: Ctrl-C cancels it; else it only ends the watching.
     """
-    from flowmason.cli.running import finish, say_again, unfinished
+    from flowmason.assembly.outcome import unfinished
+    from flowmason.cli.running import finish, say_again
     from flowmason.errors import EngineUnavailableError
 
     began = time.monotonic()

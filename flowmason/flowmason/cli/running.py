@@ -15,7 +15,7 @@ import msgspec
 
 from flowmason.assembly.engine import Stores
 from flowmason.assembly.hosting import picture_of
-from flowmason.assembly.outcome import RunResult, failure_document, usage_document
+from flowmason.assembly.outcome import RunResult, unfinished
 from flowmason.assembly.picture import RunPicture
 from flowmason.cli import console
 from flowmason.cli.live import LiveModel
@@ -23,7 +23,6 @@ from flowmason.cli.live.words import duration, usage_words
 from flowmason.errors import EngineUnavailableError, Failure, FlowMasonError, UsageError
 from flowmason.executor import Executor
 from flowmason.ids import RunId
-from flowmason.usage import Usage
 
 CODES = {
     "completed": console.OK,
@@ -208,19 +207,3 @@ def stopped(error: FlowMasonError, show: Show, pipeline: str, executor: str, run
         return console.exit_code(error)
     say_again(f"fm resume {run_id}")
     return console.INTERRUPTED
-
-
-def unfinished(pipeline: str, error: FlowMasonError, executor: str | None, run_id: str | None) -> dict[str, Any]:
-    """The object of `--json` where there is no outcome to tell of."""
-    failure: Failure = error.failure
-    return {
-        "run_id": run_id,
-        "pipeline": pipeline,
-        "version": None,
-        "status": None if run_id is None else "running",
-        "output": None,
-        "error": failure_document(failure),
-        "stages": {},
-        "usage": usage_document(Usage()),
-        "executor": executor,
-    }

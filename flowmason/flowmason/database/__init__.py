@@ -1,7 +1,8 @@
 """The one database: where it is, how to connect to it, and its tables.
 
     urls         which database, and how its URL is written
-    connections  SQLite and PostgreSQL (`postgres`) behind one narrow face, by their drivers
+    connections  the narrow face of SQLite (`sqlite`) and PostgreSQL (`postgres`), each by its driver
+    opening      the one of the two that a URL means
     migrating    tables, by one Alembic tree (migrations/)
 
 `journal_sql` keeps runs in it, `studio` orgs, people and pipelines. Nothing here knows what a row means.
@@ -9,8 +10,9 @@
 
 from __future__ import annotations
 
-from flowmason.database.connections import Connection, Database, Rows, Trouble, database, unreachable
+from flowmason.database.connections import Connection, Database, Rows, Trouble, unreachable
 from flowmason.database.migrating import migrate
+from flowmason.database.opening import database
 from flowmason.database.urls import default_journal_url, normalise_url
 
 __all__ = [

@@ -1,7 +1,7 @@
 """The journal in SQL: SQLite for one machine, PostgreSQL in earnest.
 
     frames      encoded events; rows: the rows of runs
-    operations  what can be written, as objects
+    operation   what a write is; operations, slices: those there are
     claims      which runs a conductor takes
     writer      the thread that runs them in shared transactions
     readers     the threads that read

@@ -16,7 +16,7 @@ from flowmason.fairness import NO_LIMITS, OrgLimits, Waiting, in_turn
 from flowmason.ids import ConductorId, OrgId, RunId
 from flowmason.journal import URGENT, Claimed, Command
 from flowmason.journal_sql import rows
-from flowmason.journal_sql.operations import Operation
+from flowmason.journal_sql.operation import Operation
 
 WAITING = "owner IS NULL AND status IN ('queued', 'running') AND wake_at IS NULL"
 """The predicate of the index `runs_waiting`, word for word: SQLite uses it for nothing else."""

@@ -1,16 +1,9 @@
-"""What can be written, as objects that the writer thread runs inside a shared transaction.
-
-`run` either does its whole work, or raises a `JournalError` before it has changed a row: then only this
-operation is refused. `written` is asked after a connection died during COMMIT, once the database
-answers again: whether the operation that ran before is there. Where running it again does no harm, the
-answer is always False.
-"""
+"""What the journal's writer writes: runs, events, commands, beats."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import msgspec
 
@@ -18,7 +11,8 @@ from flowmason.database.connections import Connection
 from flowmason.errors import FencedError, JournalError
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId, format_path
 from flowmason.journal import Append, Command, NewRun, RunRow
-from flowmason.journal_sql import frames, rows, usage
+from flowmason.journal_sql import frames, rows, slices, usage
+from flowmason.journal_sql.operation import Operation
 from flowmason.ledger import entries
 from flowmason.report import Delta, LogLine
 
@@ -39,24 +33,6 @@ _ADVANCE_ALL = (
     " owner=CASE WHEN ?=1 THEN NULL ELSE owner END, wake_at=CASE WHEN ?=1 THEN ? ELSE wake_at END"
     " WHERE run_id=? AND epoch=? AND seq=?"
 )
-
-EMPTY_SLICES = "UPDATE budget_slices SET free_nanodollars=0, free_tokens=0 WHERE owner=?"
-
-
-class Operation:
-    """One write."""
-
-    durable = False
-    """Whether the commit must survive a power cut."""
-    result: Any = None
-
-    def run(self, connection: Connection) -> None:
-        """Do the work and set `result`."""
-        raise NotImplementedError
-
-    def written(self, connection: Connection) -> bool:
-        """Whether the work is there already."""
-        return False
 
 
 class Submit(Operation):
@@ -158,20 +134,15 @@ class AddEvents(Operation):
             changed = connection.write(_ADVANCE, (self.result, append.at, *fence))
         if changed != 1:
             raise FencedError(f"run {append.run_id} has another owner, or went on without this one")
-        if append.reserves:
-            from flowmason.journal_sql import slices
-
-            # Only now: a burial writes to the same row, and so came before this or comes after it.
-            if not slices.listed(connection, append.by):
-                raise FencedError(f"{append.by} was buried or never enlisted")
+        # Only now: a burial writes to the same row, and so came before this or comes after it.
+        if append.reserves and not slices.listed(connection, append.by):
+            raise FencedError(f"{append.by} was buried or never enlisted")
         if append.events:
             frame = (append.run_id, append.seq + 1, self.result, append.org_id, append.at, append.by)
             connection.write(_INSERT_FRAME, (*frame, self.codec, self.data))
         if self.digests:
             _insert_values(connection, append.run_id, append.org_id, self.digests)
         if append.moves is not None:
-            from flowmason.journal_sql import slices
-
             slices.move(connection, append.run_id, append.org_id, append.by, append.moves)
         if self.calls:
             usage.insert(connection, append.run_id, append.org_id, append.at, self.calls)
@@ -268,8 +239,7 @@ class Remove(Operation):
             return
         self.result = True
         connection.write("UPDATE runs SET owner=NULL WHERE owner=?", (self.conductor,))
-        connection.write(EMPTY_SLICES, (self.conductor,))
-        from flowmason.journal_sql import slices
+        connection.write(slices.EMPTY, (self.conductor,))
 
         slices.forfeit_calls(connection, self.conductor)
 

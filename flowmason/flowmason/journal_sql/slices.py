@@ -10,7 +10,7 @@ from flowmason.database.connections import Connection
 from flowmason.errors import FencedError
 from flowmason.ids import ConductorId, OrgId, RunId
 from flowmason.journal_sql import usage
-from flowmason.journal_sql.operations import EMPTY_SLICES, Operation
+from flowmason.journal_sql.operation import Operation
 from flowmason.ledger import OrgCall, day_of, lost
 from flowmason.slices import Day, Moves
 from flowmason.usage import Amount, Call, Limit, used
@@ -37,6 +37,7 @@ _ADD = (
     " spent_nanodollars=budget_slices.spent_nanodollars+excluded.spent_nanodollars,"
     " spent_tokens=budget_slices.spent_tokens+excluded.spent_tokens"
 )
+EMPTY = "UPDATE budget_slices SET free_nanodollars=0, free_tokens=0 WHERE owner=?"
 _RESERVE = (
     "INSERT INTO run_reservations (run_id, org_id, nanodollars, tokens) VALUES (?,?,?,?) ON CONFLICT (run_id)"
     " DO UPDATE SET nanodollars=excluded.nanodollars, tokens=excluded.tokens"
@@ -100,7 +101,7 @@ class ReturnSlices(Operation):
         self.conductor, self.org_id = conductor, org_id
 
     def run(self, connection: Connection) -> None:
-        connection.write(f"{EMPTY_SLICES} AND org_id=?", (self.conductor, self.org_id))
+        connection.write(f"{EMPTY} AND org_id=?", (self.conductor, self.org_id))
 
 
 class HoldCall(Operation):
@@ -156,7 +157,7 @@ class EndCall(Operation):
         amounts = (free.nanodollars, free.tokens, spent.nanodollars, spent.tokens)
         connection.write(_ADD, (made.org_id, today, owner, *amounts))
         # Nobody comes back to a slice of which nothing is held: others can have it.
-        connection.write(EMPTY_SLICES + _IDLE, (owner, made.org_id, owner, made.org_id))
+        connection.write(EMPTY + _IDLE, (owner, made.org_id, owner, made.org_id))
 
 
 def forfeit_calls(connection: Connection, owner: ConductorId) -> None:

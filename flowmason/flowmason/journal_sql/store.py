@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from flowmason.database.connections import Connection, Database, Trouble, database, unreachable
+from flowmason.database.connections import Connection, Database, Trouble, unreachable
 from flowmason.database.migrating import migrate
+from flowmason.database.opening import database
 from flowmason.errors import FlowMasonError
 from flowmason.event import Frame, Recorded
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from flowmason.database.connections import API_ROLE, Question, database
+from flowmason.database.connections import API_ROLE, Question
+from flowmason.database.opening import database
 from flowmason.errors import UsageError
 from flowmason.event import Frame, Recorded
 from flowmason.ids import OrgId, PlanId, RunId
 from flowmason.journal import Command, NewRun, RunRow
 from flowmason.journal_sql import frames, rows, slices, tenant_writes, usage
-from flowmason.journal_sql.operations import Operation
+from flowmason.journal_sql.operation import Operation
 from flowmason.journal_sql.readers import Readers
 from flowmason.journal_sql.store import PATIENCE_S, decode_delta, decode_line, open_tables
 from flowmason.journal_sql.writer import Writer

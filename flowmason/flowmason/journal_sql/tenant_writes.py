@@ -8,7 +8,8 @@ from flowmason.ids import OrgId
 from flowmason.journal import Command, NewRun, RunRow
 from flowmason.journal_sql import rows
 from flowmason.journal_sql.claims import WAITING
-from flowmason.journal_sql.operations import Operation, Post, Submit
+from flowmason.journal_sql.operation import Operation
+from flowmason.journal_sql.operations import Post, Submit
 
 QUEUED = (
     f"SELECT count(*) FROM (SELECT 1 FROM runs WHERE org_id=? AND status='queued' AND {WAITING} LIMIT ?) AS waiting"

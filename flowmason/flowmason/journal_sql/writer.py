@@ -18,7 +18,7 @@ from typing import Any
 
 from flowmason.database.connections import Connection, Database, Trouble
 from flowmason.errors import FlowMasonError, JournalError
-from flowmason.journal_sql.operations import Operation
+from flowmason.journal_sql.operation import Operation
 
 BATCH_LIMIT = 512
 _TRIES = 5

@@ -6,7 +6,8 @@ an owner. The API logs in as that user and at once takes on `flowmason_api`, who
 
 from __future__ import annotations
 
-from flowmason.database.connections import API_ROLE, database
+from flowmason.database.connections import API_ROLE
+from flowmason.database.opening import database
 from flowmason.errors import EngineUnavailableError, FlowMasonError
 
 BY_HAND = (

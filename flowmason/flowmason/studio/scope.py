@@ -15,7 +15,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, RowMapping
 
-from flowmason.database import connections, database, migrate, normalise_url
+from flowmason.database import database, migrate, normalise_url, sqlite
 from flowmason.errors import Code, EngineUnavailableError, JournalError
 from flowmason.ids import OrgId
 from flowmason.studio.schema import TENANT
@@ -193,7 +193,7 @@ def _engine(url: str, role: Role) -> Engine:
     if url.startswith("sqlite"):
         engine = sa.create_engine(
             url,
-            connect_args={"timeout": connections.BUSY_TIMEOUT_S, "check_same_thread": False},
+            connect_args={"timeout": sqlite.BUSY_TIMEOUT_S, "check_same_thread": False},
             hide_parameters=True,
         )
 
