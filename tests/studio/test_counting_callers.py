@@ -40,10 +40,10 @@ def test_whoever_makes_up_credentials_is_counted_as_one_without_any(tmp_path: Pa
     with studio_in(tmp_path, tight) as studio:
         asked = 0
 
-        async def counted(credential: str) -> Any:
+        async def counted(credential: str, address: str) -> Any:
             nonlocal asked
             asked += 1
-            return await original(credential)
+            return await original(credential, address)
 
         # Known before: it goes on, whoever else comes from its address.
         assert studio.client.get(RUNS, headers=studio.headers()).status_code == 200

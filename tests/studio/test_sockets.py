@@ -25,7 +25,7 @@ from flowmason_serve_apps.studio.routes import sockets
 from flowmason_serve_apps.studio.run_socket import RunSocket
 from flowmason_serve_apps.studio.services import Services
 from studio.conducting import awaited, conducting, ended, hello, listening, made, sse, started
-from studio.kit import Studio
+from studio.kit import HOST, Studio
 
 ADDRESS = "/api/v1/ws/runs"
 
@@ -274,7 +274,7 @@ def test_a_revoked_key_loses_its_socket(studio: Studio, monkeypatch: pytest.Monk
 
         def revoke() -> None:
             caller = studio.client.portal.call(  # type: ignore[union-attr]
-                studio.services.authenticator.caller, studio.keys[Role.DEVELOPER]
+                studio.services.authenticator.caller, studio.keys[Role.DEVELOPER], HOST
             )
             with studio.services.store.scope(studio.org) as scope:
                 mine: sa.ColumnElement[bool] = schema.api_keys.c.key_id == caller.key_id
@@ -285,7 +285,7 @@ def test_a_revoked_key_loses_its_socket(studio: Studio, monkeypatch: pytest.Monk
 
 async def test_a_reader_that_takes_nothing_is_let_go(studio: Studio) -> None:
     """Its socket holds one message, whatever comes."""
-    caller = await studio.services.authenticator.caller(studio.keys[Role.VIEWER])
+    caller = await studio.services.authenticator.caller(studio.keys[Role.VIEWER], HOST)
     sent: list[Any] = []
     stuck = asyncio.Event()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import Counter
@@ -10,11 +11,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from fastapi import Request
+from starlette.requests import HTTPConnection
 
 from flowmason.ids import Ids, OrgId
 from flowmason.journal_sql.tenant import RunStore
 from flowmason.studio.compiling import Compiling
 from flowmason.studio.components import Catalogue
+from flowmason.studio.identity.refusals import Refusals
 from flowmason.studio.identity.sessions import Sessions
 from flowmason.studio.identity.signing import Signer
 from flowmason.studio.mail import ConsoleMailer, Mailer, NoMailer, SmtpMailer
@@ -25,6 +28,7 @@ from flowmason.values import ValueStore
 from flowmason_serve_apps.studio.beats import Beats
 from flowmason_serve_apps.studio.details import Details
 from flowmason_serve_apps.studio.guard.authentication import Authenticator
+from flowmason_serve_apps.studio.guard.counts import address_of
 from flowmason_serve_apps.studio.live import Live
 from flowmason_serve_apps.studio.settings import StudioSettings
 from flowmason_serve_apps.studio.sizes import Sizes
@@ -57,6 +61,7 @@ class Services:
     """Tells conductors that there is something to do, best effort."""
     catalogue: Catalogue = field(default_factory=Catalogue)
     compiling: Compiling = field(default_factory=Compiling)
+    refusals: Refusals = field(init=False)
     authenticator: Authenticator = field(init=False)
     runs: RunStore = field(init=False)
     live: Live = field(init=False)
@@ -72,7 +77,8 @@ class Services:
     _kept: set[tuple[OrgId, str, str, str]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        self.authenticator = Authenticator(self.store, self.now, lambda: self.sessions)
+        self.refusals = Refusals(self.store, lambda: self.now())
+        self.authenticator = Authenticator(self.store, self.now, lambda: self.sessions, self.refusals)
         self.runs = RunStore.open(self.settings.database_url)
         self.live = Live(self.runs, self.values)
         self.details = Details(self.runs, self.values)
@@ -87,7 +93,8 @@ class Services:
     @cached_property
     def sessions(self) -> Sessions:
         """Sign-in, refresh, sign-out."""
-        return Sessions(self.store, Signer(self.store, self.sealer, self.settings.public_url, self.now), self.now)
+        signer = Signer(self.store, self.sealer, self.settings.public_url, self.now)
+        return Sessions(self.store, signer, self.now, self.refusals)
 
     @cached_property
     def mailer(self) -> Mailer:
@@ -96,6 +103,10 @@ class Services:
         if settings.smtp_url:
             return SmtpMailer(settings.smtp_url, settings.mail_from)
         return ConsoleMailer() if settings.mail_on_console else NoMailer()
+
+    def address_of(self, asked: HTTPConnection) -> str:
+        """Where a request comes from: whom our proxy names, else the peer."""
+        return address_of(asked.scope, asked.headers, self.settings.forwarded_header)
 
     def is_kept(self, org_id: OrgId, stored: StoredPipeline) -> bool:
         """Whether this process has seen that the draft's version is kept as it stands."""
@@ -109,7 +120,7 @@ class Services:
 
     async def close(self) -> None:
         """Let go of everything."""
-        await self.authenticator.close()
+        await asyncio.to_thread(self.refusals.close)
         await self.live.close()
         await self.runs.close()
         self.store.close()

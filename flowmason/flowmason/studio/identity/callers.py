@@ -11,6 +11,7 @@ from flowmason.ids import OrgId
 from flowmason.studio import schema
 from flowmason.studio.identity.credentials import hashed
 from flowmason.studio.identity.permissions import KeyScope, Permission, Role, permissions_of
+from flowmason.studio.identity.refusals import Refusals
 from flowmason.studio.scope import Scope, StudioStore
 
 SEEN_MS = 60_000
@@ -51,15 +52,25 @@ def refused(reason: str = _REFUSED) -> UsageError:
     return UsageError(reason, code=Code.UNAUTHENTICATED)
 
 
-def by_api_key(store: StudioStore, key: str, now: int) -> tuple[Caller, bool]:
-    """The holder of an API key, and whether its use is due to be noted. Raises `UsageError` (UNAUTHENTICATED)."""
+def by_api_key(
+    store: StudioStore, key: str, now: int, *, refusals: Refusals | None = None, address: str = "unknown"
+) -> tuple[Caller, bool]:
+    """The holder of an API key, and whether its use is due to be noted. Raises `UsageError` (UNAUTHENTICATED).
+
+    A key of an org that does not count any more is told to `refusals`, with the `address` that it came from.
+    """
     digest = hashed(key)
     keys = schema.api_keys.c
     with store.system(writing=False, key_hash=digest) as system:
         found = system.execute(sa.select(schema.api_keys).where(keys.key_hash == digest)).mappings().first()
         if found is None:
             raise refused()
-        caller = _holder(system.scope(OrgId(found["org_id"])), found, now)
+        try:
+            caller = _holder(system.scope(OrgId(found["org_id"])), found, now)
+        except UsageError:
+            if refusals is not None:
+                refusals.key(OrgId(found["org_id"]), found["key_id"], _why(found, now), address)
+            raise
     return caller, found["last_used_at"] is None or found["last_used_at"] <= now - SEEN_MS
 
 
@@ -91,6 +102,14 @@ def member(scope: Scope, user_id: str) -> tuple[Role, str]:
     if found is None or person is None or person["disabled_at"] is not None:
         raise refused()
     return Role(found["role"]), person["email"]
+
+
+def _why(key: RowMapping, now: int) -> str:
+    """Why a key that was refused does not count."""
+    if key["revoked_at"] is not None:
+        return "it was revoked"
+    over = key["expires_at"] is not None and key["expires_at"] <= now
+    return "it is over" if over else "its holder is no member any more"
 
 
 def _holder(scope: Scope, key: RowMapping, now: int) -> Caller:

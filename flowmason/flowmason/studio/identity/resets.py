@@ -8,6 +8,7 @@ from flowmason.errors import Code, UsageError
 from flowmason.ids import OrgId
 from flowmason.studio import schema
 from flowmason.studio.identity import audit, credentials, lockout, passwords, sessions
+from flowmason.studio.identity.refusals import Refusals
 from flowmason.studio.scope import StudioStore, System
 
 LIFE_MS = 24 * 3600 * 1000
@@ -60,15 +61,24 @@ def redeem(store: StudioStore, token: str, password: str, now: int) -> None:
         _set(system, user_id, email, stored, now, "user.password_reset")
 
 
-def change(store: StudioStore, user_id: str, old: str, new: str, now: int) -> None:
+def change(store: StudioStore, user_id: str, old: str, new: str, now: int, *, refusals: Refusals, address: str) -> None:
     """Set a password by the old one; all sessions of the user end. Takes the time of two password hashes.
 
-    Raises `UsageError`: FORBIDDEN for a wrong old one, INVALID_INPUT for a new one that is none.
+    Whoever guesses at the old one, at `address`, is slowed down as one who signs in, and told to `refusals`. Raises
+    `UsageError`: FORBIDDEN for a wrong old one, RATE_LIMITED after too many, INVALID_INPUT for a new one that is none.
     """
     with store.system(writing=False) as system:
         found = system.execute(sa.select(schema.users).where(_users.user_id == user_id)).mappings().one()
+    action = "user.password_refused"
+    try:
+        lockout.begin(store, found["email"], address, user_id, now)
+    except UsageError:
+        refusals.user(user_id, "too many failed attempts", address, action=action)
+        raise
     if not passwords.check(old, found["password_hash"]):
+        refusals.user(user_id, "wrong password", address, action=action)
         raise UsageError("this is not your password", code=Code.FORBIDDEN)
+    lockout.succeeded(store, found["email"], address, user_id, now)
     passwords.acceptable(new, found["email"])
     stored = passwords.hash_password(new)
     with store.system(user=user_id) as system:

@@ -17,6 +17,7 @@ from flowmason.studio import schema
 from flowmason.studio.identity import audit, callers, credentials, lockout, orgs, passwords
 from flowmason.studio.identity.callers import Caller, refused
 from flowmason.studio.identity.permissions import permissions_of
+from flowmason.studio.identity.refusals import Refusals
 from flowmason.studio.identity.signing import Signer
 from flowmason.studio.scope import Scope, StudioStore, System
 
@@ -40,10 +41,12 @@ class TokenPair(msgspec.Struct, frozen=True, kw_only=True):
 class Sessions:
     """Begins, continues and ends sessions. Thread-safe."""
 
-    def __init__(self, store: StudioStore, signer: Signer, now: Callable[[], int]) -> None:
+    def __init__(self, store: StudioStore, signer: Signer, now: Callable[[], int], refusals: Refusals) -> None:
+        """`refusals` is told of what does not count."""
         self._store = store
         self._signer = signer
         self._now = now
+        self._refusals = refusals
 
     def begin(self, user_id: str, org_id: OrgId, *, action: str = "user.login") -> TokenPair:
         """A new session of a member. Raises `UsageError` (UNAUTHENTICATED) for somebody who is none."""
@@ -70,10 +73,15 @@ class Sessions:
             chosen = sa.select(schema.users).where(schema.users.c.email == email)
             found = system.execute(chosen).mappings().first()
         user_id = found["user_id"] if found else ""
-        lockout.begin(self._store, email, address, user_id, now)
+        try:
+            lockout.begin(self._store, email, address, user_id, now)
+        except UsageError:
+            self._refusals.user(user_id, "too many failed attempts", address)
+            raise
         enabled = found is not None and found["disabled_at"] is None
         right = passwords.check(password, found["password_hash"] if found is not None and enabled else None)
         if not right:
+            self._refusals.user(user_id, "wrong password" if enabled else "the user is disabled", address)
             raise refused("The e-mail address or the password is wrong.")
         joined = [each for each, _ in orgs.of_user(self._store, user_id) if org in (None, each.org_id, each.slug)]
         lockout.succeeded(self._store, email, address, user_id, now)
@@ -86,8 +94,8 @@ class Sessions:
                 system.execute(users.values(password_hash=stored))
         return self.begin(user_id, joined[0].org_id)
 
-    def refresh(self, refresh_token: str) -> TokenPair:
-        """A new pair for a refresh token, which is used up by it.
+    def refresh(self, refresh_token: str, address: str) -> TokenPair:
+        """A new pair for a refresh token, which is used up by it; `address` is where it comes from.
 
         Raises `UsageError` (UNAUTHENTICATED) for one that is unknown or over, and for one that was used before: that
         ends its session.
@@ -102,6 +110,7 @@ class Sessions:
             session = scope.one(schema.sessions, _sessions.session_id == session_id, lock=True)
             reused = found["used_at"] is not None
             if session is None or session["ended_at"] is not None or session["expires_at"] <= now:
+                self._refusals.session(scope.org_id, session_id, "its session has ended", address)
                 raise refused()
             if reused:
                 _end(scope, session_id, now, "a refresh token was used twice")
@@ -162,11 +171,19 @@ class Sessions:
                 )
                 _record(scope, now, caller.actor, "token.revoke", claims.jti)
 
-    def caller(self, access_token: str) -> Caller:
-        """Who holds an access token now. Raises `UsageError` (UNAUTHENTICATED) where it does not count any more."""
+    def caller(self, access_token: str, address: str) -> Caller:
+        """Who holds an access token, which comes from `address`, now.
+
+        Raises `UsageError` (UNAUTHENTICATED) where it does not count any more.
+        """
         claims = self._signer.read(access_token)
-        with self._store.scope(claims.org, writing=False) as scope:
-            return by_session(scope, claims.sid, claims.sub, claims.jti, claims.exp * 1000, self._now())
+        try:
+            with self._store.scope(claims.org, writing=False) as scope:
+                return by_session(scope, claims.sid, claims.sub, claims.jti, claims.exp * 1000, self._now())
+        except UsageError:
+            # Signed by us and not yet over: somebody held it once.
+            self._refusals.session(claims.org, claims.sid, "its session has ended, or it was revoked", address)
+            raise
 
     def _pair(self, user_id: str, org_id: OrgId, session_id: str, refresh: str, ends: int) -> TokenPair:
         access, claims = self._signer.sign(user_id, org_id, session_id)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from flowmason.studio.identity import callers, tickets
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.identity.credentials import API_KEY, hashed
+from flowmason.studio.identity.refusals import Refusals
 from flowmason.studio.identity.sessions import Sessions
 from flowmason.studio.identity.signing import looks_like_token
 from flowmason.studio.scope import StudioStore
@@ -30,19 +31,23 @@ class Authenticator:
         store: StudioStore,
         now: Callable[[], int],
         sessions: Callable[[], Sessions],
+        refusals: Refusals,
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`sessions` is asked once somebody comes with an access token."""
+        """`sessions` is asked once somebody comes with an access token; `refusals` is told of keys that are over."""
         self._store = store
         self._sessions = sessions
+        self._refusals = refusals
         self._now = now
         self._monotonic = monotonic
         self._known: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
-        self._notes: set[asyncio.Task[None]] = set()
 
-    async def caller(self, credential: str) -> Caller:
-        """Who holds a credential. Raises `UsageError` (UNAUTHENTICATED) if it is unknown, over or revoked."""
+    async def caller(self, credential: str, address: str) -> Caller:
+        """Who holds a credential, which comes from `address`.
+
+        Raises `UsageError` (UNAUTHENTICATED) if it is unknown, over or revoked.
+        """
         name = hashed(credential)
         asked = self._monotonic()
         known = self._known.get(name)
@@ -50,7 +55,7 @@ class Authenticator:
             if known[0].expires_at is not None and known[0].expires_at <= self._now():
                 raise callers.refused()
             return known[0]
-        caller = await asyncio.to_thread(self._ask, credential)
+        caller = await asyncio.to_thread(self._ask, credential, address)
         # Counted from before the question: what was revoked since is not believed for longer.
         self._known[name] = (caller, asked + REMEMBERED_S)
         self._known.move_to_end(name)
@@ -70,16 +75,12 @@ class Authenticator:
         """Believe nothing any more: called where this process itself changed who may what."""
         self._known.clear()
 
-    async def close(self) -> None:
-        """Wait for what is still being noted."""
-        await asyncio.gather(*self._notes)
-
-    def _ask(self, credential: str) -> Caller:
+    def _ask(self, credential: str, address: str) -> Caller:
         if looks_like_token(credential):
-            return self._sessions().caller(credential)
+            return self._sessions().caller(credential, address)
         if not credential.startswith(API_KEY):
             raise callers.refused()
-        caller, due = callers.by_api_key(self._store, credential, self._now())
+        caller, due = callers.by_api_key(self._store, credential, self._now(), refusals=self._refusals, address=address)
         if due:
             callers.note_use(self._store, caller, self._now())
         return caller

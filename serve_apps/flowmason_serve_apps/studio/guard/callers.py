@@ -49,7 +49,8 @@ def allow(permission: Permission) -> Callable[..., Awaitable[Caller]]:
         names = [name for name, _ in request.headers.raw]
         if any(names.count(each) > 1 for each in _CARRIERS):
             raise refused(_TWO)
-        found = await services_of(request).authenticator.caller(_credential(bearer, header))
+        services = services_of(request)
+        found = await services.authenticator.caller(_credential(bearer, header), services.address_of(request))
         request.state.caller = found  # for the log line and the span of the request, and for those who count
         require(found, permission)
         return found

@@ -66,4 +66,4 @@ async def _caller(websocket: WebSocket, services: Services) -> Caller:
     kind, credential = given.pop()
     if kind == "ticket":
         return await services.authenticator.by_ticket(credential)
-    return await services.authenticator.caller(credential)
+    return await services.authenticator.caller(credential, services.address_of(websocket))

@@ -13,7 +13,6 @@ from flowmason.ids import OrgId
 from flowmason.studio.identity import bootstrap, orgs, people, resets, tickets
 from flowmason.studio.identity.sessions import TokenPair
 from flowmason.studio.mail import NoMailer
-from flowmason_serve_apps.studio.guard.counts import address_of
 from flowmason_serve_apps.studio.models import auth as models
 from flowmason_serve_apps.studio.routes.parts import Given, Themselves
 from flowmason_serve_apps.studio.services import Services
@@ -44,15 +43,15 @@ def first(services: Given, body: models.Bootstrap, response: Response) -> models
 def login(services: Given, request: Request, body: models.Login, response: Response) -> models.TokensOut:
     """Sign in. The answer to an unknown address and to a wrong password is the same, and takes as long."""
     response.headers.update(_NO_STORE)
-    address = address_of(request.scope, request.headers, services.settings.forwarded_header)
+    address = services.address_of(request)
     return _tokens(services.sessions.sign_in(body.email, body.password.get_secret_value(), address, body.org))
 
 
 @router.post("/auth/refresh", operation_id="auth_refresh")
-def refresh(services: Given, body: models.Refresh, response: Response) -> models.TokensOut:
+def refresh(services: Given, request: Request, body: models.Refresh, response: Response) -> models.TokensOut:
     """A new pair of tokens. A refresh token that comes a second time ends its session."""
     response.headers.update(_NO_STORE)
-    return _tokens(services.sessions.refresh(body.refresh_token.get_secret_value()))
+    return _tokens(services.sessions.refresh(body.refresh_token.get_secret_value(), services.address_of(request)))
 
 
 @router.post("/auth/logout", status_code=204, operation_id="auth_logout")
@@ -94,12 +93,15 @@ def reset(services: Given, body: models.Reset) -> None:
 
 
 @router.post("/auth/password/change", status_code=204, operation_id="password_change")
-def change(services: Given, caller: Themselves, body: models.Change) -> None:
-    """Set a password by the old one. All sessions of the user end."""
+def change(services: Given, caller: Themselves, request: Request, body: models.Change) -> None:
+    """Set a password by the old one. All sessions of the user end. Guesses are slowed down as at sign-in."""
     if caller.session_id is None:
         raise UsageError("a password is changed by who signed in with it, not by an API key", code=Code.FORBIDDEN)
     old, new = body.old.get_secret_value(), body.new.get_secret_value()
-    resets.change(services.store, caller.user_id, old, new, services.now())
+    resets.change(
+        services.store, caller.user_id, old, new, services.now(),
+        refusals=services.refusals, address=services.address_of(request),
+    )  # fmt: skip
     services.authenticator.forget()
 
 
