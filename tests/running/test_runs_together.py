@@ -180,6 +180,8 @@ class Stubborn(Recorder):
         self.ended: list[str] = []
         """Names of the regions that did."""
 
+        self.obeys = False
+        """Whether what is cancelled ends all the same."""
         self.gate = asyncio.Event()
         """Nothing ends before it is open."""
         self.gate.set()
@@ -188,7 +190,8 @@ class Stubborn(Recorder):
         return Capacity(task_slots=2, host_slots=2)
 
     async def cancel(self, region_id: str, *, grace_s: float) -> None:
-        pass
+        if self.obeys:
+            await super().cancel(region_id, grace_s=grace_s)
 
     async def submit(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
         self.tasks.append(list(regions))

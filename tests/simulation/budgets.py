@@ -139,6 +139,7 @@ class Watched:
         if found is None:
             return self.problems
         left = [f"reserved after the end: {found.reserved}"] if found.reserved else []
+        left += [f"nobody can have {found.free} any more that nobody holds"] if found.free else []
         begun = day_of(1_000_000_000) == day_of(self._now())  # what a run spends on two days is under two budgets
         over = [] if not begun or found.limit.fits(billed) else [f"the org was billed {billed} under {found.limit}"]
         return [*self.problems, *left, *over]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowmason import event as ev
-from flowmason.conductor import Conductor, new_run
+from flowmason.conductor import new_run
 from flowmason.event import Recorded, encode_events
 from flowmason.ids import LOCAL_ORG, Ids, OrgId, RunId, StagePath, format_path, parse_path
 from flowmason.journal import TERMINAL, Append, Command
@@ -21,13 +21,10 @@ from flowmason.policy import Effect
 from flowmason.state import RunState, fold
 from flowmason.usage import Amount
 from simulation import budgets, debugging
+from simulation.house import Crash, House
 from simulation.pipelines import random_plan
 from simulation.virtual import run_virtual
-from simulation.world import SimExecutor, SlowInbox, World
-
-
-class Crash(BaseException):
-    """The conductor's process dies here."""
+from simulation.world import World
 
 
 @dataclass
@@ -63,13 +60,7 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     unheard: list[str] = []
     """Errors of tasks that nobody waits for: a bug, whatever the run made of it."""
     loop.set_exception_handler(lambda _, context: unheard.append(str(context.get("exception") or context["message"])))
-    crashed = asyncio.Event()
     budget = rng.choice((0, 0, 1, 2, 3)) if trouble else 0
-    crashes = 0
-    partition = False
-    """The conductor is only taken for dead: it goes on beside the one that adopts its run."""
-    left_behind: list[asyncio.Task[None]] = []
-
     answered: Counter[str] = Counter()
 
     def after(name: str, argument: Any) -> None:
@@ -79,19 +70,14 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
         maybe(name, argument)
 
     def maybe(name: str, argument: Any) -> None:
-        nonlocal budget, crashes
-        nonlocal partition
-        if not isinstance(argument, Append) or budget == 0 or rng.random() >= 0.15 or crashed.is_set():
+        nonlocal budget
+        if not isinstance(argument, Append) or budget == 0 or rng.random() >= 0.15 or house.fallen:
             return
         budget -= 1
-        crashes += 1
-        crashed.set()
-        partition = rng.random() < 0.3
-        if not partition:
+        if not house.fell(argument.by, taken_for_dead=rng.random() < 0.3):
             raise Crash
 
-    journal = SlowInbox(before_commit=maybe, after_commit=after)
-    journal.late = random.Random(f"{seed}/inbox") if trouble else None
+    journal = world.journal = MemoryJournal(before_commit=maybe, after_commit=after)
 
     def now() -> int:
         return int(loop.time() * 1000)
@@ -101,6 +87,7 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     if daily is not None:
         journal.daily[LOCAL_ORG] = daily
     ids = Ids(loop.time, random.Random(f"{seed}/ids"))
+    house = House(seed, journal, world, ids, now, trouble=trouble)
 
     async def submit(
         plan: Plan, debug: ev.DebugChanged | None = None, org_id: OrgId = LOCAL_ORG, **options: Any
@@ -135,58 +122,34 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
         commands = loop.create_task(_commands(journal, run_id, rng, ids, now))
     reopenings = random.Random(f"{seed}/reopenings").choice((0, 1, 2)) if trouble else 0
     while True:
-        crashed.clear()
-        conductor = Conductor(
-            journal=journal,
-            values=world.values,
-            executor=SimExecutor(world),
-            now=now,
-            ids=ids,
-            rng=random.Random(f"{seed}/conductor"),
-        )
-        alive = loop.create_task(conductor.run())
-        fell = loop.create_task(crashed.wait())
-        ended = loop.create_task(_ended(journal, [run_id, *neighbours]))
-        await asyncio.wait([alive, fell, ended], return_when=asyncio.FIRST_COMPLETED)
-        if ended.done() and not crashed.is_set():
-            conductor.stop()
-            if commands is not None:
-                commands.cancel()
-                commands = None
-            await asyncio.wait([alive])
-            fell.cancel()
-            row = await journal.row(run_id)
-            if row is not None and row.status in TERMINAL and not await journal.commands([run_id]):
-                if row.status != "failed" or reopenings == 0:
-                    break
-                reopenings -= 1
-                await journal.post(Command(id=ids.command(), run_id=run_id, name="resume", at=now()))
-            if debug is not None:
-                commands = loop.create_task(somebody.let_go())
-            continue
-        fell.cancel()
-        ended.cancel()
-        if partition:
-            left_behind.append(alive)
-        else:
-            await _kill(alive, conductor)
-            world.conductor_died()
-        for other, (beat, _, _) in (await journal.beats()).items():
-            await journal.bury(other, beat)
-    if left_behind:
-        await asyncio.wait(left_behind, timeout=600)
-        assert all(task.done() for task in left_behind), "a conductor that was declared dead went on for ever"
-    outcome = await _outcome(seed, journal, run_id, plan, crashes, world)
+        await house.until(_ended(journal, [run_id, *neighbours]))
+        if commands is not None:
+            commands.cancel()
+            commands = None
+        row = await journal.row(run_id)
+        if row is not None and row.status in TERMINAL and not await journal.commands([run_id]):
+            if row.status != "failed" or reopenings == 0:
+                break
+            reopenings -= 1
+            await journal.post(Command(id=ids.command(), run_id=run_id, name="resume", at=now()))
+        if debug is not None:
+            commands = loop.create_task(somebody.let_go())
+    await house.close()
+    outcome = await _outcome(seed, journal, run_id, plan, house.crashes, world)
+    outcome.problems += [*house.problems, *world.problems]
     outcome.problems += [
         f"unsafe {call} ran {n} times" for call, n in world.ledger.starts.items() if "unsafe" in call and n > 1
     ]
-    outcome.problems += [f"command {command} was answered {n} times" for command, n in answered.items() if n > 1]
+    posted = [command for run in journal._runs.values() for command in run.known_commands - run.waiting.keys()]
+    outcome.problems += [
+        f"command {command} was answered {answered[command]} times" for command in posted if answered[command] != 1
+    ]
     outcome.problems += [f"a task failed unheard: {error}" for error in unheard]
     if world.bank is not None and daily is not None:
         ours = [run_id, *(other for number, other in enumerate(neighbours) if number % 3 != 2)]
         outcome.problems += watched.at_the_end(sum((world.bank.billed[each] for each in ours), Amount()))
     for neighbour, beside in neighbours.items():
-        found = await _outcome(seed, journal, neighbour, beside, crashes, world)
+        found = await _outcome(seed, journal, neighbour, beside, house.crashes, world)
         outcome.problems += [f"neighbour {neighbour} ({found.status}): {problem}" for problem in found.problems]
     return outcome
 
@@ -199,13 +162,6 @@ async def _outcome(seed: int, journal: MemoryJournal, run_id: RunId, plan: Plan,
     billed = Amount() if world.bank is None else world.bank.billed[run_id]
     outcome.problems += budgets.kept(outcome.events, plan, billed)
     return outcome
-
-
-async def _kill(alive: asyncio.Task[None], conductor: Conductor) -> None:
-    """As if the process were gone: nothing of it writes any more."""
-    for task in [alive, *conductor._tasks.values()]:
-        task.cancel()
-    await asyncio.wait([alive, *conductor._tasks.values()], timeout=60)
 
 
 async def _ended(journal: MemoryJournal, run_ids: list[RunId]) -> None:
@@ -257,6 +213,12 @@ def check(outcome: Outcome) -> list[str]:
         problems.append(f"{len(terminal)} terminal events after {reopened} reopenings")
     if terminal and events[-1] is not terminal[-1]:
         problems.append("something was recorded after the end")
+    for before, item in itertools.pairwise(events):
+        if isinstance(before.event, _ENDS) and not isinstance(item.event, ev.RunReopened):
+            problems.append(f"{item.seq}: {ev.kind(item.event)} in a run that had ended")
+    epochs = [item.event.epoch for item in events if isinstance(item.event, ev.RunAdopted)]
+    if epochs != sorted(set(epochs)):
+        problems.append(f"adopted under {epochs}")
     problems += _once(events, outcome.plan)
     problems += debugging.kept(events, outcome.plan)
     state = fold(events[0].run_id, outcome.plan, events)

@@ -7,13 +7,16 @@ import contextlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
+from flowmason import event as ev
 from flowmason.errors import Code, Failure, RetryableError, StageError
+from flowmason.event import decode_events
 from flowmason.executor import Capacity
-from flowmason.ids import Digest, OrgId, RunId, format_path
-from flowmason.journal import Command
+from flowmason.ids import Digest, OrgId, RunId, StagePath, format_path
+from flowmason.journal import TERMINAL
 from flowmason.journal_memory import MemoryJournal
 from flowmason.plan import ComponentRef, Plan
 from flowmason.policy import Placement, Resources
@@ -53,18 +56,6 @@ class MemoryValues:
                 yield digest, len(data)
 
 
-class SlowInbox(MemoryJournal):
-    """A journal whose inbox answers late now and then: what it tells may have been answered meanwhile."""
-
-    late: random.Random | None = None
-
-    async def commands(self, run_ids: Sequence[RunId]) -> list[Command]:
-        found = await super().commands(run_ids)
-        if self.late is not None and self.late.random() < 0.3:
-            await asyncio.sleep(self.late.choice((0.0, 0.001, 0.05, 0.3)))
-        return found
-
-
 class Ledger:
     """What happened to the world outside: every start and every end of an effect, and every pure result."""
 
@@ -99,6 +90,7 @@ class _Component:
             for number in range(rng.choice((0, 1, 1, 2, 3))):
                 await context.llm.generate(f"{context.run_id} {path} {number} " + "please " * rng.choice((0, 9, 40)))
         if effect:
+            self._world.begins(context.run_id, context.path, context.attempt)
             self._world.ledger.starts[f"{path}#{context.round}#{context.attempt}"] += 1
         await asyncio.sleep(rng.choice((0.0, 0.0, 0.001, 0.05, 1.0)))
         trouble = rng.random()
@@ -158,6 +150,13 @@ class SimExecutor:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._sent: set[str] = set()
+        self._dead = False
+
+    def die(self) -> None:
+        """The process of its conductor is gone: its tasks die with it, and it neither hears nor ends anything more."""
+        self._dead = True
+        self._world.conductor_died(self._sent)
 
     async def start(self) -> None:
         pass
@@ -168,11 +167,17 @@ class SimExecutor:
     def infeasible(self, placement: Placement, resources: Resources) -> str | None:
         return None
 
-    def submit(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
-        return self._world.call(regions[0]) if len(regions) == 1 else self._world.share(regions)
+    async def submit(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
+        self._sent.update(region.id for region in regions)
+        reports = self._world.call(regions[0]) if len(regions) == 1 else self._world.share(regions)
+        async for report in reports:
+            if self._dead:
+                await self._world.never.wait()
+            yield report
 
     async def cancel(self, region_id: str, *, grace_s: float) -> None:
-        await self._world.cancel(region_id, grace_s)
+        if not self._dead:
+            await self._world.cancel(region_id, grace_s)
 
     async def close(self) -> None:
         pass
@@ -207,24 +212,42 @@ class World:
         self.host_calls: dict[str, _Call] = {}
         self.calls: dict[str, _Call] = {}
         self.first_run = RunId("")
+        self.never = asyncio.Event()
+        """What the dead wait for."""
         self.shared = 0
         """How many tasks carried regions of several runs."""
         self.epochs: dict[str, int] = {}
+        self.journal: MemoryJournal | None = None
+        self.problems: list[str] = []
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._calls: list[_Call] = []
+        """All there ever were: somebody may wait for the end of one of which nobody knows any more."""
 
     def keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def begins(self, run_id: RunId, path: StagePath, attempt: int) -> None:
+        """An effect happens: by then its start is recorded, and the run goes on."""
+        assert self.journal is not None
+        run = self.journal._runs[run_id]
+        events = [event for *_, data in run.frames for event in decode_events(data)]
+        if not any(
+            isinstance(each, ev.StageStarted) and (each.path, each.attempt) == (path, attempt) for each in events
+        ):
+            self.problems.append(f"{format_path(path)} took effect before its start was recorded")
+        if run.bare.status in ("paused", *TERMINAL):
+            self.problems.append(f"{format_path(path)} took effect in a run that is {run.bare.status}")
+
     def chance(self, probability: float) -> bool:
         return self.trouble and self.rng.random() < probability
 
-    def conductor_died(self) -> None:
-        """Tasks die with their conductor; calls on the host run on, unless the host dies as well."""
+    def conductor_died(self, sent: AbstractSet[str]) -> None:
+        """The tasks that it sent die with it; calls on the host run on, unless the host dies as well."""
         for region_id, call in list(self.calls.items()):
-            if region_id not in self.host_calls:
+            if region_id in sent and region_id not in self.host_calls:
+                del self.calls[region_id]
                 self._kill(call)
-        self.calls.clear()
         if self.chance(0.3):
             self.host_died()
 
@@ -248,6 +271,7 @@ class World:
         call = known
         if call is None:
             call = _Call(region)
+            self._calls.append(call)
             if region.placement is Placement.HOST:
                 self.host_calls[region.id] = call
             call.task = asyncio.get_running_loop().create_task(self._run(call))

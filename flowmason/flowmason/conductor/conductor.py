@@ -14,11 +14,11 @@ from flowmason.conductor.surroundings import Resolve
 from flowmason.conductor.traffic import Traffic
 from flowmason.conductor.treasury import Treasury
 from flowmason.conductor.walker import Walker
-from flowmason.errors import Code, FlowMasonError, JournalError
+from flowmason.errors import Code, FencedError, FlowMasonError, JournalError
 from flowmason.event import Recorded
 from flowmason.executor import Executor
 from flowmason.ids import ConductorId, Ids, OrgId, RunId
-from flowmason.journal import Command, Journal, RunRow
+from flowmason.journal import Append, Command, Journal, RunRow
 from flowmason.plan import Plan
 from flowmason.report import Delta, LogLine, Report
 from flowmason.values import ValueStore
@@ -30,6 +30,8 @@ SILENCE_S = 10.0
 """Without a beat for that long, by its observer's own clock, a conductor is dead."""
 SIDE_S = 0.1
 DRAIN_TICK_S = 0.02
+AWAY_S, BROKEN_S = 5.0, 60.0
+"""When a run that could not be walked here is to be taken up again: where the store was away, and where it is not that."""
 LANDED_LOOK_S = 0.02
 """How soon after a run's end its place is offered: its org may have had no other."""
 
@@ -98,6 +100,8 @@ class Conductor:
         self.handing_over = False
         self._feeds: list[Feed] = []
         self._tasks: dict[RunId, asyncio.Task[None]] = {}
+        self._given_up: dict[RunId, float] = {}
+        """Runs that are still ours and that nobody walks, and after how many seconds they may be taken up."""
         self._look = asyncio.Event()
         self._stopping = False
         self._offering: asyncio.TimerHandle | None = None
@@ -116,6 +120,7 @@ class Conductor:
         beating = asyncio.get_running_loop().create_task(self._keep_beating())
         try:
             while not self._stopping:
+                await self._let_go()
                 await self._claim()
                 await self._fetch_commands()
                 if until_idle and not self._tasks:
@@ -176,8 +181,7 @@ class Conductor:
             try:
                 begun = asyncio.get_running_loop().time()
                 if not await self.journal.beat(self.id):
-                    log.error("conductor %s was declared dead; it stops", self.id)
-                    self.stop()
+                    self._declared_dead()
                     return
                 self._beaten = begun
                 await self.treasury.refresh()
@@ -186,6 +190,11 @@ class Conductor:
             except JournalError as error:
                 log.warning("no beat: %s", error)
             await asyncio.sleep(BEAT_S)
+
+    def _declared_dead(self) -> None:
+        if not self._stopping:
+            log.error("conductor %s was declared dead; it stops", self.id)
+            self.stop()
 
     async def _observe(self, clock: float) -> None:
         """Bury conductors that have been silent for too long by our own clock."""
@@ -216,14 +225,46 @@ class Conductor:
                 for run_id in self._only:
                     if run_id not in self._tasks:
                         claimed += await self.journal.claim(self.id, self.now(), 1, run_id)
+        except FencedError:
+            self._declared_dead()
+            return
         except JournalError as error:
             log.warning("cannot claim runs: %s", error)
             return
         for each in claimed:
             self._walk(each.row)
 
+    async def _let_go(self) -> None:
+        """Give back runs that had to be given up: of a conductor that lives, nobody else takes them."""
+        for run_id, pause_s in list(self._given_up.items()):
+            try:
+                row = await self.journal.row(run_id)
+                if row is not None and row.owner == self.id and run_id not in self._tasks:
+                    now = self.now()
+                    again = now + int(pause_s * 1000)
+                    await self.journal.append(
+                        Append(
+                            run_id=run_id,
+                            org_id=row.org_id,
+                            epoch=row.epoch,
+                            seq=row.seq,
+                            events=(),
+                            at=now,
+                            by=self.id,
+                            release=True,
+                            wake_at=again,
+                        )
+                    )
+            except FencedError:
+                pass  # it is somebody else's by now
+            except JournalError as error:
+                log.warning("run %s cannot be let go: %s", run_id, error)
+                continue
+            del self._given_up[run_id]
+
     def _walk(self, row: RunRow) -> None:
         walker = Walker(self, row)
+        self.failures.pop(row.run_id, None)
         self.walkers[row.run_id] = walker
         task = asyncio.get_running_loop().create_task(walker.walk(), name=f"walk {row.run_id}")
         self._tasks[row.run_id] = task
@@ -232,11 +273,15 @@ class Conductor:
 
         def landed(task: asyncio.Task[None]) -> None:
             full = len(self._tasks) >= self._capacity
-            self._tasks.pop(row.run_id, None)
-            self.walkers.pop(row.run_id, None)
+            if self.walkers.get(row.run_id) is walker:  # else it was let go, and taken up here before all had landed
+                del self._tasks[row.run_id], self.walkers[row.run_id]
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("walking run %s failed", row.run_id, exc_info=error)
                 self.failures[row.run_id] = JournalError(f"the conductor failed: {error!r}", code=Code.INTERNAL)
+            if self._only is None and not walker.released:
+                failure = self.failures.get(row.run_id)
+                away = failure is None or failure.failure.code == Code.STORAGE
+                self._given_up[row.run_id] = AWAY_S if away else BROKEN_S
             if full or not self._tasks:
                 self._look.set()
             elif self._only is None and self._offering is None:

@@ -51,22 +51,30 @@ class Treasury:
         self._slices: dict[OrgId, Slice] = {}
         self._users: Counter[OrgId] = Counter()
         self._locks: defaultdict[OrgId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._owed: set[OrgId] = set()
+        """Whose slice could not be given back: the store was away."""
         self._helpers: set[asyncio.Task[None]] = set()
 
     async def enter(self, org_id: OrgId, state: RunState) -> RunMoney:
         """A run of an org is taken up, with what it has reserved."""
         self._users[org_id] += 1
-        known = self._limits.get(org_id)
-        if known is None or asyncio.get_running_loop().time() - known[1] >= FRESH_S:
-            await self.refresh([org_id])
-        money = RunMoney(self, org_id, state)
-        if self.slice(org_id) is not None:
-            await self.grow(org_id, Amount())
+        try:
+            known = self._limits.get(org_id)
+            if known is None or asyncio.get_running_loop().time() - known[1] >= FRESH_S:
+                await self.refresh([org_id])
+            money = RunMoney(self, org_id, state)
+            if self.slice(org_id) is not None:
+                await self.grow(org_id, Amount())
+        except BaseException:
+            self.leave(org_id)
+            raise
         money.adopt()
         return money
 
     async def refresh(self, org_ids: Iterable[OrgId] | None = None) -> None:
-        """Look at the budgets of some orgs, or of all whose runs are walked here."""
+        """Look at the budgets of some orgs, or of all whose runs are walked here; give back what is still owed."""
+        for org_id in sorted(self._owed) if org_ids is None else ():
+            await self._release(org_id)
         wanted = [org_id for org_id in (self._users if org_ids is None else org_ids) if self._users[org_id]]
         if not wanted:
             return
@@ -158,12 +166,17 @@ class Treasury:
 
     async def _release(self, org_id: OrgId) -> None:
         async with self._locks[org_id]:
-            if self._users[org_id] or self._slices.pop(org_id, None) is None:
+            if self._users[org_id]:
+                return
+            if self._slices.pop(org_id, None) is not None:
+                self._owed.add(org_id)
+            if org_id not in self._owed:
                 return
             try:
                 await self._journal.return_slices(self._conductor, org_id)
+                self._owed.discard(org_id)
             except JournalError as error:
-                log.warning("a slice of the budget of %s was not given back: %s", org_id, error)
+                log.warning("a slice of the budget of %s was not given back yet: %s", org_id, error)
 
     def _help(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

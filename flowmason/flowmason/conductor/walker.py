@@ -17,11 +17,12 @@ from flowmason.conductor.dispatcher import Dispatcher
 from flowmason.conductor.endings import ended
 from flowmason.conductor.flights import Flight, Flights
 from flowmason.conductor.loading import load_state
+from flowmason.conductor.recording import record
 from flowmason.conductor.submit import keep
 from flowmason.conductor.summary import summary
 from flowmason.conductor.surroundings import Surroundings
 from flowmason.conductor.treasury import RunMoney
-from flowmason.errors import Code, FencedError, JournalError
+from flowmason.errors import FencedError, JournalError
 from flowmason.event import Recorded
 from flowmason.journal import Append, Command, NewRun, RunRow
 from flowmason.policy import CANCEL_GRACE_S, Effect, Placement
@@ -45,6 +46,8 @@ class Walker:
         self._traffic = conductor.traffic
         self._inbox: deque[tuple[Flight, Report]] = deque()
         self._wake = asyncio.Event()
+        self.released = False
+        """Whether the run was let go in the journal."""
         self._resting = False
         self._answered: list[str] = []
         self._known: set[str] = set()
@@ -359,30 +362,14 @@ class Walker:
             children=tuple(self._children),
             moves=self._money.moves() if self._money is not None else None,
         )
-        await self._append(append)
+        await record(self._conductor.journal, append, self._conductor.storage_patience_s)
+        self.released = over
         self._answered, self._children = [], []
         first = append.seq + 1
         self._conductor.publish(
             self.row.run_id,
             [Recorded(self.row.run_id, first + n, now, append.by, event) for n, event in enumerate(batch)],
         )
-
-    async def _append(self, append: Append) -> None:
-        """Append; where the store is full or away for a while, wait for it within reason."""
-        delay, waited = 0.05, 0.0
-        while True:
-            try:
-                await self._conductor.journal.append(append)
-                return
-            except FencedError:
-                raise
-            except JournalError as error:
-                if error.failure.code != Code.STORAGE or waited >= self._conductor.storage_patience_s:
-                    raise
-                log.warning("run %s: %s; trying again", self.row.run_id, error)
-                await asyncio.sleep(delay)
-                waited += delay
-                delay = min(delay * 2, 5.0)
 
     def _of_effect(self, event: ev.Event) -> bool:
         if not isinstance(event, ev.StageFinished | ev.StageFailed | ev.StageRetried):
