@@ -65,6 +65,8 @@ class Given(OperatorInput):
     """Only the first so many attempts fail."""
     wait_ms: int | None = None
     """What a `RetryableError` asks the caller to wait."""
+    others: int = 0
+    """It answers once so many others of its run have."""
     stubborn: bool = False
     """Whether it goes on for a moment when it is cancelled."""
 
@@ -79,6 +81,8 @@ async def work(given: Given, context: Any, key: str | None = None) -> Made:
     try:
         if given.seconds:
             await asyncio.sleep(given.seconds)
+        while sum(entry.ended is not None for entry in entries(context.run_id)) < given.others:
+            await asyncio.sleep(0.005)
         ended = time.monotonic()
         if context.attempt <= given.times:
             _raise(given)

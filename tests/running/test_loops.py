@@ -107,7 +107,7 @@ async def test_a_slow_item_holds_no_other_up(engine: Engine) -> None:
     result = await engine.run(
         pipe(
             each(list(range(20)), "body", parallel=True, max_parallel=4),
-            say("body", "{{item}}", seconds="{{0.4 if item == 0 else 0.01}}"),
+            say("body", "{{item}}", others="{{19 if item == 0 else 0}}"),
         )
     )
     assert result.status == "completed"

@@ -1,4 +1,4 @@
-"""The conductors of a simulated world: processes that crash, are taken for dead, are replaced, and work side by side."""
+"""The conductors of a simulated world: they crash, are taken for dead, are replaced, and work side by side."""
 
 from __future__ import annotations
 
@@ -151,9 +151,9 @@ class House:
             self._living.remove(process)
         if process.drains is not None:
             process.drains.cancel()
-        if not process.task.cancelled() and (error := process.task.exception()) is not None:
-            if not isinstance(error, FlowMasonError):
-                self.problems.append(f"a conductor failed: {error!r}")
+        error = None if process.task.cancelled() else process.task.exception()
+        if error is not None and not isinstance(error, FlowMasonError):
+            self.problems.append(f"a conductor failed: {error!r}")
         for run_id, failure in process.conductor.failures.items():
             if failure.failure.code == Code.INTERNAL and "Crash" not in str(failure):
                 self.problems.append(f"the walker of {run_id} failed: {failure}")

@@ -13,8 +13,8 @@ from flowmason.journal import Journal
 from flowmason.journal_memory import MemoryJournal
 
 _WRITES = frozenset(
-    "submit append put_plan post enlist beat bury retire claim add_side"
-    " take_slice return_slices hold_call end_call prune".split()
+    {"submit", "append", "put_plan", "post", "enlist", "beat", "bury", "retire", "claim", "add_side", "take_slice"}
+    | {"return_slices", "hold_call", "end_call", "prune"}
 )
 _Method = Callable[..., Awaitable[Any]]
 

@@ -31,7 +31,7 @@ SILENCE_S = 10.0
 SIDE_S = 0.1
 DRAIN_TICK_S = 0.02
 AWAY_S, BROKEN_S = 5.0, 60.0
-"""When a run that could not be walked here is to be taken up again: where the store was away, and where it is not that."""
+"""When a run that had to be given up is to be taken up again: where the store was away, and where it was not that."""
 LANDED_LOOK_S = 0.02
 """How soon after a run's end its place is offered: its org may have had no other."""
 
