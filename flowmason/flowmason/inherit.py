@@ -15,6 +15,7 @@ from flowmason.errors import Code, Fault, RefusedError, did_you_mean
 from flowmason.pipeline import (
     ABSTRACT,
     Composition,
+    Gaps,
     Path,
     Pipeline,
     Stage,
@@ -111,13 +112,29 @@ def chain(pipeline: Pipeline, find: Find) -> tuple[Pipeline, ...]:
 def trace(pipeline: Pipeline, find: Find) -> Resolved:
     """Like `resolve`, with the origin of each stage."""
     faults: list[Fault] = []
-    ancestry = chain(pipeline, find)
+    found = merge(pipeline, find, Gaps(), faults)
+    if faults:
+        raise RefusedError(faults)
+    return found
+
+
+def merge(pipeline: Pipeline, find: Find, gaps: Gaps, faults: list[Fault]) -> Resolved:
+    """Like `trace`, but goes on with what there is: faults are added to `faults`, what they leave open to `gaps`."""
+    known = "extends" not in gaps.keys
+    try:
+        ancestry = chain(pipeline, find)
+    except RefusedError as error:
+        faults.extend(error.faults)
+        gaps.lose_stages()
+        ancestry, known = (pipeline,), False
     merged: Pipeline | None = None
     origins: dict[str, Origin] = {}
     for current in reversed(ancestry):
         found: list[Fault] = []
-        merged = _merge(merged, current, origins, found)
-        if current is pipeline:
+        if current is pipeline and not known:
+            current = msgspec.structs.replace(current, extends=None, overrides={})
+        merged = _merge(merged, current, origins, found, gaps)
+        if current.name == pipeline.name:
             faults.extend(found)
         else:
             faults.extend(_of_ancestor(fault, current.name) for fault in found)
@@ -125,16 +142,16 @@ def trace(pipeline: Pipeline, find: Find) -> Resolved:
     merged = _expand(merged, faults)
     if not merged.abstract:
         for index, stage in enumerate(merged.stages):
-            if stage.component == ABSTRACT:
+            if stage.component == ABSTRACT and "component_type" not in gaps.stages.get(stage.id, ()):
                 reason = f"the stage {stage.id!r} is abstract; give it a component, or make the pipeline abstract"
                 fault = Fault(reason, format_pointer(("stages", index, "component_type")))
                 faults.append(Resolved(merged, pipeline.name, origins).relocate(fault))
-    if faults:
-        raise RefusedError(faults)
     return Resolved(merged, pipeline.name, origins)
 
 
-def _merge(parent: Pipeline | None, child: Pipeline, origins: dict[str, Origin], faults: list[Fault]) -> Pipeline:
+def _merge(
+    parent: Pipeline | None, child: Pipeline, origins: dict[str, Origin], faults: list[Fault], gaps: Gaps
+) -> Pipeline:
     """`child` over `parent`; `origins` is brought up to date."""
     own: dict[str, Origin] = {
         stage.id: Origin(child.name, ("stages", index)) for index, stage in enumerate(child.stages)
@@ -149,7 +166,7 @@ def _merge(parent: Pipeline | None, child: Pipeline, origins: dict[str, Origin],
             faults.append(Fault(reason, format_pointer(("overrides", name))))
         origins.update(own)
         return msgspec.structs.replace(child, overrides={})
-    stages = _merge_stages(parent, child, origins, faults)
+    stages = _merge_stages(parent, child, origins, faults, gaps)
     compositions = {part.id: part for part in parent.compositions}
     for index, part in enumerate(child.compositions):
         if any(stage.id == part.id for stage in parent.stages):
@@ -194,7 +211,7 @@ _INHERITED = (
 
 
 def _merge_stages(
-    parent: Pipeline, child: Pipeline, origins: dict[str, Origin], faults: list[Fault]
+    parent: Pipeline, child: Pipeline, origins: dict[str, Origin], faults: list[Fault], gaps: Gaps
 ) -> tuple[Stage, ...]:
     stages: dict[str, Stage] = {stage.id: stage for stage in parent.stages}
     composed = {part.id for part in parent.compositions}
@@ -209,12 +226,17 @@ def _merge_stages(
             faults.append(Fault(reason, format_pointer(path)))
         elif name not in stages:
             reason = f"no stage {name!r} is inherited from {parent.name!r}"
-            faults.append(Fault(reason, format_pointer(path), nearest=did_you_mean(name, list(stages))))
+            near = did_you_mean(name, list(stages))
+            faults.append(Fault(reason, format_pointer(path), nearest=near))
+            if near is not None:
+                gaps.of(near).update(_OVERRIDDEN)
         else:
             stage = _override(stages[name], override, path, faults)
             if stage is not None:
                 stages[name] = stage
                 origins[name] = origins[name]._replace(override=override)
+            else:
+                gaps.of(name).update(_OVERRIDDEN)
     for name in stages.keys() - child.overrides.keys():
         origins[name] = origins[name]._replace(override=None)
     for index, stage in enumerate(child.stages):
@@ -223,6 +245,10 @@ def _merge_stages(
             faults.append(Fault(reason, format_pointer(("stages", index, "id"))))
         stages[stage.id] = stage
     return tuple(stages.values())
+
+
+_OVERRIDDEN = ("component_type", "config", "depends_on")
+"""What is not known of a stage whose override is refused."""
 
 
 def _override(stage: Stage, override: dict[str, Any], path: Path, faults: list[Fault]) -> Stage | None:

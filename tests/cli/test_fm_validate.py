@@ -120,3 +120,64 @@ def test_a_fault_of_a_component_is_told_once_whoever_names_it(project: Project, 
     assert answer.code == 2
     assert answer.err.count("components/broken.py:1") == 1, answer.err
     assert "3 faults in 3 files" in answer.err
+
+
+MANY = """name: many
+version: 1.0
+extends: bse
+overrides:
+  a: 7
+stages:
+  - id: fetch
+    component_type: http_request
+    timeout_ms: 1
+    config: {url: "https://example.com"}
+  - just a line
+  - id: shape
+    component_type: jsn_transform
+    config: {data: "{{upstream.fetch.bdy}}"}
+  - id: last
+    component_type: json_transform
+    depends_on: [shape, line]
+    config: {data: "{{upstream.fetch.body"}
+"""
+
+
+def test_faults_of_shape_and_of_meaning_are_told_at_once(project: Project, fm: Fm) -> None:
+    project.write("pipelines/many.pipeline.yaml", MANY)
+    project.pipeline({"name": "base", "abstract": True, "stages": []})
+    for command in (("validate",), ("run",)):
+        answer = fm(*command, "pipelines/many.pipeline.yaml")
+        assert answer.code == 2
+        told = [
+            line.split(": ")[0].split("many.pipeline.yaml:")[1]
+            for line in answer.err.splitlines()
+            if ": refused" in line
+        ]
+        assert told == ["2:1", "3:1", "5:3", "9:5", "11:5", "13:5", "14:14", "18:14"], answer.err
+    mended = MANY.replace("bse", "base").replace("  a: 7\n", "  fecth: {}\n")
+    project.write("pipelines/many.pipeline.yaml", mended)
+    answer = fm("validate", "pipelines/many.pipeline.yaml")
+    assert "no stage 'fecth' is inherited" in answer.err and "'line', which is no stage" not in answer.err
+
+
+def test_a_parent_with_faults_does_not_hide_those_of_its_child(project: Project, fm: Fm) -> None:
+    project.pipeline({"name": "base", "stages": [{"id": "a", "component_type": "logger", "config": 7}]})
+    stage = {"id": "b", "component_type": "logger", "config": {"message": "{{upstream.a.message}}", "mesage": 1}}
+    project.pipeline({"name": "child", "extends": "base", "stages": [stage]})
+    answer = fm("validate", "pipelines/child.pipeline.json", "--format", "json")
+    [report] = answer.json["files"]
+    assert sorted((fault["file"], fault["pointer"]) for fault in report["faults"]) == [
+        ("pipelines/base.pipeline.json", "$.stages[0].config"),
+        ("pipelines/child.pipeline.json", "$.stages[0].config.mesage"),
+    ]
+
+
+def test_thousands_of_broken_stages_are_refused_not_a_crash(project: Project, fm: Fm) -> None:
+    stages = [{"ids": f"s{number}", "component_type": "logger"} for number in range(3000)]
+    project.pipeline({"name": "crowd", "stages": stages})
+    answer = fm("validate", "pipelines/crowd.pipeline.json", "--format", "json")
+    assert answer.code == 2
+    [report] = answer.json["files"]
+    assert len(report["faults"]) == 201
+    assert any("more than 200 faults" in fault["reason"] for fault in report["faults"])

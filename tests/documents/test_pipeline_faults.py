@@ -116,7 +116,6 @@ def test_all_faults_are_found_at_once_in_file_order(tmp_path: Path) -> None:
     with pytest.raises(RefusedError) as caught:
         load_pipeline(file)
     assert [(fault.pointer, fault.line, fault.column) for fault in caught.value.faults] == [
-        ("$", 1, 1),
         ("$.nme", 2, 3),
         ("$.stages[0].confg", 4, 40),
         ("$.stages[1].id", 5, 6),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flowmason.document import Document, load_pipeline, located
-from flowmason.errors import Fault, RefusedError
+from flowmason.errors import Code, Fault, RefusedError, UsageError
 from flowmason.executor import WorkerSettings
 from flowmason.ids import sha256
 from flowmason.pipeline import Pipeline
@@ -127,8 +127,6 @@ class Workspace:
 
     def written(self, reference: str) -> Pipeline:
         """The pipeline of `name` or `name@version` as its file says. Raises `LookupError` where there is none."""
-        from flowmason.errors import UsageError
-
         try:
             path = self.project.find_pipeline(reference, cwd=self.project.root)
         except UsageError as error:
@@ -140,18 +138,51 @@ class Workspace:
 
         Raises `RefusedError` with every fault in its place, `UsageError` where there is no such pipeline.
         """
-        source = self.source(self.find(wanted))
+        path = self.find(wanted)
+        try:
+            source = self.source(path)
+        except RefusedError as error:
+            raise self._surveyed(path, error) from None
         return Compiled(source, self._plan(source))
 
     def check(self, path: Path) -> tuple[Fault, ...]:
         """Everything that is wrong with one pipeline file; an abstract one is checked as far as it goes."""
         try:
             source = self.source(path)
+        except RefusedError as error:
+            return self._surveyed(path, error).faults
+        try:
             if not source.pipeline.abstract:
                 self._plan(source)
         except RefusedError as error:
             return error.faults
         return ()
+
+    def _surveyed(self, path: Path, error: RefusedError) -> RefusedError:
+        """The refusal of a file that cannot be read whole, or not resolved, with the faults of all that can."""
+        from flowmason.compiler import survey_pipeline
+        from flowmason.document import read_document
+        from flowmason.pipeline import sketch_pipeline
+
+        try:
+            document = read_document(shown(path))
+        except (RefusedError, UsageError):
+            return error
+        faults = survey_pipeline(
+            sketch_pipeline(document.value),
+            self.registry,
+            written=self.written,
+            find=self.named,
+            env=self.project.env,
+            prompts=self.prompts,
+        )
+        placed = _placed(faults, document)
+        return self._with_component_faults(placed) if faults else error
+
+    def _with_component_faults(self, error: RefusedError) -> RefusedError:
+        if any(fault.code == Code.COMPONENT_MISSING for fault in error.faults):
+            return RefusedError([*error.faults, *self.component_faults()])
+        return error
 
     def _plan(self, source: Source) -> Plan:
         from flowmason.compiler import compile_pipeline
@@ -162,10 +193,7 @@ class Workspace:
             )
         except RefusedError as error:
             placed = _placed([source.resolved.relocate(fault) for fault in error.faults], source.document)
-            faults = list(placed.faults)
-            if any(fault.code == "COMPONENT_MISSING" for fault in faults):
-                faults += self.component_faults()
-            raise RefusedError(faults) from None
+            raise self._with_component_faults(placed) from None
 
     def component_faults(self) -> tuple[Fault, ...]:
         """Component files and packages that could not be read, with paths as they are shown here."""

@@ -28,8 +28,8 @@ def validate(
 ) -> None:
     """Check pipeline files without running them.
 
-    Every fault is told with its file, line and column, the reason, and the nearest right name. Exit code 2 if
-    anything is refused.
+    Every fault of a file is told in one go, with its line and column, the reason, and the nearest right name; what
+    only follows from another fault is not told. Exit code 2 if anything is refused.
 
     Examples:
       fm validate

@@ -5,6 +5,7 @@ Pure: no I/O, no clock. Other pipelines and components are looked up through wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from flowmason.compiler.bindings import Parser
 from flowmason.compiler.bodies import attach_bodies, attach_branches
 from flowmason.compiler.checks import check_output, check_stage
 from flowmason.compiler.draft import Work
+from flowmason.compiler.faults import Faults
 from flowmason.compiler.front import read_stages
 from flowmason.compiler.links import link
 from flowmason.compiler.order import sort_scopes
@@ -21,13 +23,15 @@ from flowmason.compiler.subplans import Chain, attach_plans
 from flowmason.compiler.variables import attach_variables
 from flowmason.compiler.waves import explain
 from flowmason.component import ComponentSpec
+from flowmason.errors import Fault, RefusedError
+from flowmason.inherit import Find, merge
 from flowmason.plan import Plan
 from flowmason.prompt import Prompt
 
 if TYPE_CHECKING:
-    from flowmason.pipeline import Pipeline
+    from flowmason.pipeline import Pipeline, Sketch
 
-__all__ = ["OUTPUT", "compile_pipeline", "explain"]
+__all__ = ["OUTPUT", "compile_pipeline", "explain", "survey_pipeline"]
 
 
 def compile_pipeline(
@@ -51,14 +55,62 @@ def compile_pipeline(
         work = Work(wanted, specs, find, tuple(sorted(set(env))), prompts or {})
         chain.names.append(wanted.reference)
         try:
-            return _compile(work, chain, compile)
+            _check(work, chain, compile)
+            work.faults.raise_if_any()
+            return assemble(work)
         finally:
             chain.names.pop()
 
     return compile(pipeline, Chain())
 
 
-def _compile(work: Work, chain: Chain, compile: Callable[[Pipeline, Chain], Plan]) -> Plan:
+def survey_pipeline(
+    sketch: Sketch,
+    specs: Mapping[str, ComponentSpec],
+    *,
+    written: Find,
+    find: Callable[[str], Pipeline] | None = None,
+    env: Sequence[str] = (),
+    prompts: Mapping[str, Prompt] | None = None,
+) -> list[Fault]:
+    """Everything that is wrong with a pipeline that cannot be resolved, or not even read whole.
+
+    What is well-formed is resolved (`written` finds what it extends, as `inherit.trace` does) and checked as
+    `compile_pipeline` would; of what follows from a fault nothing is told. Faults carry the JSON paths of the file at
+    hand. Empty: nothing is wrong.
+    """
+    faults = list(sketch.faults)
+    if sketch.pipeline is None:
+        return faults
+    resolved = merge(sketch.pipeline, written, sketch.gaps, faults)
+    if not resolved.pipeline.abstract:
+        chain = Chain()
+        work = Work(
+            resolved.pipeline, specs, find, tuple(sorted(set(env))), prompts or {}, gaps=sketch.gaps,
+            faults=Faults(sketch.gaps.nameless),
+        )  # fmt: skip
+        try:
+            _check(work, chain, lambda wanted, _: compile_pipeline(wanted, specs, find=find, env=env, prompts=prompts))
+            found = work.faults.listed
+        except RefusedError as error:  # too many
+            found = list(error.faults)
+        told = [fault.pointer for fault in faults if fault.file is None]  # those of this file
+        faults += [fault for fault in map(resolved.relocate, found) if not _told(fault.pointer, told)]
+    return faults
+
+
+def _told(pointer: str, told: Sequence[str]) -> bool:
+    """Whether a place, or what it stands in, has been told of. `$` and whole stages only miss something."""
+    return any(
+        pointer == each or (pointer.startswith((f"{each}.", f"{each}[")) and not _WHOLE.fullmatch(each))
+        for each in told
+    )
+
+
+_WHOLE = re.compile(r"\$(\.(stages|compositions)\[\d+\]|\.extends)?")
+
+
+def _check(work: Work, chain: Chain, compile: Callable[[Pipeline, Chain], Plan]) -> None:
     read_stages(work)
     attach_bodies(work)
     parser = Parser(work)
@@ -74,5 +126,3 @@ def _compile(work: Work, chain: Chain, compile: Callable[[Pipeline, Chain], Plan
     for draft in work.drafts:
         check_stage(work, draft, outputs)
     check_output(work)
-    work.faults.raise_if_any()
-    return assemble(work)

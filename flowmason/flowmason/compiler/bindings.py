@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from flowmason.compiler.draft import Draft, PromptUse, Use, Work
-from flowmason.compiler.faults import below
+from flowmason.compiler.faults import Known, below
 from flowmason.compiler.prompts import expand
 from flowmason.errors import ExpressionError
 from flowmason.expressions import Names, Path, Static, Template, parse_condition, parse_template, references
@@ -106,7 +106,11 @@ class Parser:
             reason += f". {error.failure.help}"
         place = _under(pointer, details.get("place", ()))
         draft.broken.add(place)
-        self._work.fault(draft, place, reason, nearest=details.get("nearest"))
+        unknown = details.get("unknown", {})
+        missing = unknown.get("stage", unknown.get("name"))
+        rests = self._work.unplaced(draft) if "name" in unknown else None  # it may be a loop variable
+        self._work.fault(draft, place, reason, nearest=details.get("nearest"), missing=missing, rests=rests)
+        self._work.leave_open(Known.EDGES)
 
     def _check_own(self, draft: Draft, name: str, value: Any, known: frozenset[str]) -> None:
         if not isinstance(value, str) or not value:
@@ -137,7 +141,8 @@ class Parser:
 
 def _marked(draft: Draft, mark: str) -> dict[str, Any]:
     """The inputs whose schema carries a mark."""
-    declared = draft.spec.input_schema.get("properties") if draft.spec is not None else None
+    spec = draft.spec or draft.like
+    declared = spec.input_schema.get("properties") if spec is not None else None
     return {
         name: schema[mark] for name, schema in (declared or {}).items() if isinstance(schema, dict) and mark in schema
     }

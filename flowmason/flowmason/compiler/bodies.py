@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flowmason.compiler.draft import BODIES, Draft, Place, Work, meet
-from flowmason.compiler.faults import below, some
+from flowmason.compiler.faults import Known, below, close_to, some
 from flowmason.plan import Kind
 
 MAX_NESTING = 32
@@ -31,6 +31,7 @@ def attach_bodies(work: Work) -> None:
                 first = owners.get(child.id)
                 if child is draft:
                     work.fault(draft, pointer, f"{draft.id} cannot stand in its own body")
+                    draft.vague = True
                 elif first is not None:
                     work.fault(draft, pointer, _twice(child, (draft, role), first))
                 else:
@@ -42,13 +43,28 @@ def attach_bodies(work: Work) -> None:
         elif draft.kind is Kind.TRYCATCH:
             _check_present(work, draft, "try_stages")
     for name in _rings(work, owners):
-        del owners[name]
+        owners.pop(name)[0].vague = True
+    if any(draft.vague for draft in work.drafts):
+        work.leave_open(Known.BODIES, Known.EDGES)
     _settle(work, owners)
 
 
 def _check_present(work: Work, draft: Draft, name: str) -> None:
-    if draft.inputs.get(name) in (None, [], ""):
+    """Tell of a control stage that does nothing, unless what it does could not be read."""
+    lists = BODIES[draft.kind] if draft.kind else {}
+    if draft.spec is None:
+        draft.vague = draft.vague or name not in draft.inputs
+    elif draft.unread or not draft.refused.isdisjoint(lists) or _slipped(draft, draft.spec.input_schema, name):
+        draft.vague = True
+    elif draft.inputs.get(name) in (None, [], ""):
         work.fault(draft, draft.at(name), f"{name} lists no stage: {draft.id} would do nothing")
+        draft.vague = True
+
+
+def _slipped(draft: Draft, schema: dict[str, Any], name: str) -> bool:
+    """Whether an input is only misspelt, which is told as an unknown one."""
+    declared = schema.get("properties") or {}
+    return any(close_to(given, declared) == name for given in draft.inputs if given not in declared)
 
 
 def _twice(child: Draft, second: tuple[Draft, str], first: tuple[Draft, str]) -> str:
@@ -159,15 +175,18 @@ def _branch(work: Work, guard: Draft, choice: str, name: str, ids: Any, *, point
 
 
 def _elsewhere(work: Work, guard: Draft, child: Draft, pointer: str) -> None:
+    rests = work.unplaced(guard, child)
     here, there = meet(guard, child)
     if here is guard and there is not guard:
         reason = f"{child.id} stands in the body of {there.id}; list {there.id} instead"
-        work.fault(guard, pointer, reason, nearest=there.id)
+        work.fault(guard, pointer, reason, nearest=there.id, rests=rests)
     elif guard.place.owner is not None:
         reason = f"{child.id} is not in the body of {guard.place.owner.id}, where {guard.id} stands"
-        work.fault(guard, pointer, reason, wrong=child.id, known=[member.id for member in guard.place.members])
+        work.fault(
+            guard, pointer, reason, wrong=child.id, known=[member.id for member in guard.place.members], rests=rests
+        )
     else:
-        work.fault(guard, pointer, f"{child.id} stands in a body; {guard.id} does not")
+        work.fault(guard, pointer, f"{child.id} stands in a body; {guard.id} does not", rests=rests)
 
 
 def _listed(
@@ -182,12 +201,21 @@ def _listed(
         entries = [(entry, f"{pointer}[{position}]") for position, entry in enumerate(given)]
     if entries is None:
         work.fault(draft, pointer, f"{name} must list stage ids")
+        _lose(work, draft)
         return
     for entry, place in entries:
         if not isinstance(entry, str):
             work.fault(draft, place, f"{name} must list stage ids")
+            _lose(work, draft)
         elif entry in work.by_id:
             yield work.by_id[entry], place
         else:
             reason = f"{name} names {entry!r}, which is no stage; stages are {some(work.by_id)}"
-            work.fault(draft, place, reason, wrong=entry, known=work.by_id)
+            work.fault(draft, place, reason, wrong=entry, known=work.by_id, missing=entry)
+            _lose(work, draft)
+
+
+def _lose(work: Work, draft: Draft) -> None:
+    """A stage that a control stage lists is not known."""
+    draft.vague = draft.kind in BODIES
+    work.leave_open(Known.EDGES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flowmason.compiler.calls import check_call
 from flowmason.compiler.draft import Draft, Work
-from flowmason.compiler.faults import some
+from flowmason.compiler.faults import close_to, some
 from flowmason.compiler.fit import Fit, Misfit
 from flowmason.compiler.outputs import Outputs
 from flowmason.compiler.prompts import check_variables
@@ -26,9 +26,9 @@ _STEERING = frozenset(
 def check_stage(work: Work, draft: Draft, outputs: Outputs) -> None:
     """Tell of everything in a stage that its component cannot take."""
     outputs.check(draft)
-    _settings(work, draft)
     if draft.spec is None:
         return
+    _settings(work, draft)
 
     def look(path: Path) -> tuple[Shape, ...]:
         found = outputs.find(draft, path.root, path.path)
@@ -38,15 +38,18 @@ def check_stage(work: Work, draft: Draft, outputs: Outputs) -> None:
     fit = Fit(look)
     schema = draft.spec.input_schema
     declared = schema.get("properties") or {}
+    slips: set[str | None] = set()
     for name, template in draft.templates.items():
         if name in declared:
             if name not in _STEERING and name not in draft.refused:
                 _tell(work, draft, fit.check(template, Shape(declared[name], schema), draft.pointers[name]))
         elif not draft.spec.input_open:
             reason = f"{draft.spec.name} has no input {name!r}; it takes {some(declared, 16)}"
-            work.fault(draft, draft.pointers[name], reason, wrong=name, known=declared)
+            near = close_to(name, declared)
+            slips.add(near)
+            work.fault(draft, draft.pointers[name], reason, nearest=near)
     for name in schema.get("required") or ():
-        if name not in draft.templates:
+        if name not in draft.templates and name not in slips | draft.refused and not draft.unread:
             work.fault(draft, draft.pointer, f"the input {name!r} of {draft.spec.name} is missing")
     if draft.kind is Kind.SUBPIPELINE:
         _tell(work, draft, check_call(draft, Fit(look, lax=False)))
@@ -79,7 +82,7 @@ def check_output(work: Work) -> None:
     draft = work.by_id.get(name)
     if draft is None:
         reason = f"output_stage_id names {name!r}, which is no stage"
-        work.faults.add("$.output_stage_id", reason, wrong=name, known=work.by_id)
+        work.faults.add("$.output_stage_id", reason, wrong=name, known=work.by_id, missing=name)
     elif draft.place is not work.root:
         owner = draft.place.owner
         assert owner is not None

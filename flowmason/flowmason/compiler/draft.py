@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flowmason.compiler.faults import Faults
+from flowmason.compiler.faults import Faults, Known
 from flowmason.component import ComponentSpec
 from flowmason.expressions import Template
 from flowmason.ids import PlanId, StageId
@@ -14,7 +14,7 @@ from flowmason.plan import Kind, Plan
 from flowmason.prompt import Prompt
 
 if TYPE_CHECKING:
-    from flowmason.pipeline import Pipeline
+    from flowmason.pipeline import Gaps, Pipeline
     from flowmason.pipeline import Stage as Source
 
 BODIES: dict[Kind, dict[str, str]] = {
@@ -80,6 +80,9 @@ class Draft:
     spec: ComponentSpec | None
     """None: the component is unknown, which was told."""
     kind: Kind | None
+    """Of an unknown component what it is likely to be, or None."""
+    like: ComponentSpec | None
+    """Of an unknown component the one whose name is nearest."""
     inputs: dict[str, Any]
     """`config` and `input_mapping` as written, merged."""
     pointers: dict[str, str]
@@ -95,6 +98,10 @@ class Draft:
     """Places of expressions that were refused: nothing is known of what would stand there."""
     refused: set[str] = field(default_factory=set)
     """Inputs of which it has been told already that they cannot be."""
+    unread: bool = False
+    """There may be inputs that could not be read, which was told."""
+    vague: bool = False
+    """Not all stages of its bodies are known, which was told."""
     prompts: dict[str, PromptUse] = field(default_factory=dict)
     """Input → the prompt that it refers to."""
     templates: dict[str, Template] = field(default_factory=dict)
@@ -142,6 +149,8 @@ class Work:
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
     used: dict[str, Prompt] = field(default_factory=dict)
     """Prompts that stages refer to."""
+    gaps: Gaps | None = None
+    """What could not be read of the file; None: it was read whole."""
     faults: Faults = field(default_factory=Faults)
     root: Place = field(default_factory=Place)
     drafts: list[Draft] = field(default_factory=list)
@@ -154,6 +163,14 @@ class Work:
     ) -> None:
         """Note a fault in a stage."""
         self.faults.add(pointer, reason, stage=draft.index, wrong=wrong, known=known, **more)
+
+    def leave_open(self, *what: Known) -> None:
+        """A fault has left this open: what rests on it is not told."""
+        self.faults.open.update(what)
+
+    def unplaced(self, *drafts: Draft) -> Known | None:
+        """What a fault rests on that is one only where these stages stand: in the root they may be of a lost body."""
+        return Known.BODIES if any(draft.place is self.root for draft in drafts) else None
 
 
 def meet(a: Draft, b: Draft) -> tuple[Draft, Draft]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowmason.compiler.draft import ROLES, Draft, Use, Work, climb, meet, role_under
-from flowmason.compiler.faults import some
+from flowmason.compiler.faults import Known, some
 from flowmason.plan import Kind
 
 ERROR_FIELDS = frozenset({"error", "error_type", "error_message", "error_occurred"})
@@ -24,7 +24,7 @@ def link(work: Work, draft: Draft) -> None:
         elif use.root == "error":
             if not _sees_error(draft):
                 reason = f"error is known only in the catch and finally of a trycatch; {draft.id} does not stand there"
-                work.fault(draft, use.pointer, reason)
+                work.fault(draft, use.pointer, reason, rests=work.unplaced(draft))
         elif use.root == "context" and len(use.path) > 1 and use.path[0] in CONTEXT:
             work.fault(draft, use.pointer, f"context.{use.path[0]} is a string: it has no fields")
     for position, name in enumerate(draft.source.depends_on):
@@ -108,7 +108,9 @@ def _between_bodies(work: Work, draft: Draft, target: Draft, owner: Draft, point
 def _depends(work: Work, draft: Draft, name: str, pointer: str) -> None:
     target = work.by_id.get(name)
     if target is None:
-        work.fault(draft, pointer, f"depends_on names {name!r}, which is no stage", wrong=name, known=work.by_id)
+        reason = f"depends_on names {name!r}, which is no stage"
+        work.fault(draft, pointer, reason, wrong=name, known=work.by_id, missing=name)
+        work.leave_open(Known.EDGES)
         return
     if target is draft:
         work.fault(draft, pointer, f"{draft.id} cannot depend on itself")

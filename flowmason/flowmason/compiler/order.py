@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 
 from flowmason.compiler.draft import Draft, Place, Work
+from flowmason.compiler.faults import Known
 from flowmason.ids import StageId
 
 
@@ -63,5 +64,6 @@ def _tell(work: Work, ring: list[Draft]) -> None:
     why = [draft.needs[need.id] for draft, need in edges]
     if len(why) > 12:
         why = [*why[:12], "…"]
+    work.leave_open(Known.EDGES)
     text = f"stages that wait for each other: {' → '.join([*names, ring[0].id])} ({'; '.join(why)})"
     work.fault(ring[0], ring[0].pointer, text)

@@ -6,6 +6,7 @@ from typing import Any
 
 from flowmason.compiler.calls import own_run
 from flowmason.compiler.draft import Draft, Use, Work, climb, meet
+from flowmason.compiler.faults import Known
 from flowmason.compiler.links import CONTEXT
 from flowmason.compiler.shapes import OPEN, Embedded, Problem, Shape, follow
 from flowmason.plan import Kind
@@ -79,13 +80,19 @@ class Outputs:
         if root != "upstream" or not path:
             return OPEN
         target = self._work.by_id.get(str(path[0]))
-        if target is None or target is draft:
+        if target is None or target is draft or self._unsure(target, path[1:]):
             return OPEN
         _, there = meet(draft, target)
         if there is target and draft.place is not target.place and draft in _inside(draft, target):
             return OPEN  # a catch that asks its own trycatch; `links` has looked at it
         found = follow(self._seen(draft, target), path[1:], lenient=lenient)
         return found._replace(depth=found.depth + 1) if isinstance(found, Problem) else found
+
+    def _unsure(self, target: Draft, path: tuple[str | int, ...]) -> bool:
+        """Whether it is open if a stage stands in a loop, where it would be a list, or what stands in its bodies."""
+        if Known.BODIES not in self._work.faults.open:
+            return False
+        return target.vague or (target.place is self._work.root and (not path or isinstance(path[0], int)))
 
     def _lists(self, draft: Draft, use: Use) -> int:
         target = self._work.by_id.get(str(use.path[0])) if use.root == "upstream" and use.path else None

@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from flowmason.compiler.draft import Draft, PromptUse, Work
-from flowmason.compiler.faults import below
+from flowmason.compiler.faults import below, close_to
 from flowmason.compiler.fit import Fit, Look
 from flowmason.compiler.shapes import Shape
 from flowmason.errors import Code, FlowMasonError, RefusedError
@@ -137,12 +137,15 @@ def _find(work: Work, draft: Draft, wanted: str, pointer: str) -> Prompt | None:
 
 def _check_names(work: Work, draft: Draft, prompt: Prompt, given: dict[str, Any], pointer: str) -> None:
     place = below(pointer, "variables")
+    slips: set[str | None] = set()
     for name in given:
         if name not in prompt.variables:
             reason = f"the prompt {prompt.name!r} has no variable {name!r}"
-            work.fault(draft, below(place, name), reason, wrong=name, known=prompt.variables)
+            near = close_to(name, prompt.variables)
+            slips.add(near)
+            work.fault(draft, below(place, name), reason, nearest=near)
     for name, schema in prompt.variables.items():
-        if name not in given and "default" not in schema:
+        if name not in given and name not in slips and "default" not in schema:
             work.fault(draft, pointer, f"the variable {name!r} of the prompt {prompt.name!r} is missing")
 
 

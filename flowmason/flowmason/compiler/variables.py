@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from flowmason.compiler.draft import Draft, Place, Work, climb, meet
-from flowmason.compiler.faults import close_to, some
+from flowmason.compiler.faults import Known, close_to, some
+from flowmason.compiler.front import SETTER
 from flowmason.compiler.links import CONTEXT
 from flowmason.errors import Code
 from flowmason.ids import StageId
 from flowmason.plan import Kind
 
-SETTER = "variable_set"
 LIMIT = 500_000
 """Most (stage, variable) pairs of one Plan."""
 
@@ -38,7 +38,10 @@ def attach_variables(work: Work) -> None:
 def _setters(work: Work) -> dict[StageId, str]:
     found: dict[StageId, str] = {}
     for draft in work.drafts:
-        if draft.spec is None or draft.spec.name != SETTER or "name" not in draft.inputs:
+        if draft.spec is None or draft.spec.name != SETTER:
+            continue
+        if "name" not in draft.inputs:
+            work.leave_open(Known.SETTERS)  # told as a missing input
             continue
         name = draft.inputs["name"]
         pointer = draft.at("name")
@@ -54,6 +57,8 @@ def _setters(work: Work) -> dict[StageId, str]:
             work.fault(draft, pointer, f"{name!r} is a loop variable here")
         else:
             found[draft.id] = name
+        if draft.id not in found:
+            work.leave_open(Known.SETTERS)
     return found
 
 
@@ -174,7 +179,8 @@ def _check_reads(work: Work, draft: Draft, sight: _Sight | None) -> None:
         pair = sight.unordered(draft, name)
         if pair is not None:
             reason = f"context.{name} is set by {pair[0]} and by {pair[1]}, and nothing says which comes last"
-            work.fault(draft, use.pointer, f"{reason}; let one depend on the other")
+            reason = f"{reason}; let one depend on the other"
+            work.fault(draft, use.pointer, reason, rests=Known.EDGES)
         for setter in setters:
             top, _ = meet(draft, work.by_id[setter])
             for reader in climb(draft, top):
@@ -201,10 +207,14 @@ def _tell_unset(work: Work, draft: Draft, name: str, pointer: str, sight: _Sight
         reason = f"context.{name} is set by {some(others)}, which does not come before {draft.id}"
         if inside is not None and inside not in [place.owner for place in draft.place.around()]:
             reason = f"context.{name} is set by {some(others)} in the body of {inside.id}, and is known only there"
-        work.fault(draft, pointer, reason)
+        work.fault(draft, pointer, reason, rests=Known.EDGES)
     elif name in (work.pipeline.variables or {}):
         reason = f"context.{name}: the pipeline's own variables are not supported yet; set it by a variable_set stage"
         work.fault(draft, pointer, reason, code=Code.NOT_SUPPORTED)
     else:
         reason = f"context.{name} is not known: no stage sets it (a caller's is read as default(context.{name}, …))"
-        work.fault(draft, pointer, reason, wrong=name, known=known)
+        near = close_to(str(name), known)
+        rests = Known.SETTERS if near is None else None
+        if near is None and Known.BODIES in work.faults.open and draft.place is work.root:
+            rests = Known.BODIES  # a loop variable
+        work.fault(draft, pointer, reason, nearest=near, rests=rests)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Never
 
 import msgspec
@@ -33,10 +34,21 @@ _FOREIGN = {
 
 
 def refuse(
-    reason: str, source: str, offset: int, *, nearest: str | None = None, help: str | None = None
+    reason: str,
+    source: str,
+    offset: int,
+    *,
+    nearest: str | None = None,
+    help: str | None = None,
+    unknown: Mapping[str, str] | None = None,
 ) -> ExpressionError:
-    """The error for a source that cannot be parsed. `details` hold `offset`, `reason`, and `nearest` if any."""
+    """The error for a source that cannot be parsed.
+
+    `details` hold `offset`, `reason`, `nearest` if any, and what is `unknown`: `{"stage": …}` or `{"name": …}`.
+    """
     details: dict[str, Any] = {"offset": offset, "reason": reason}
+    if unknown is not None:
+        details["unknown"] = dict(unknown)
     hint = ""
     if nearest is not None:
         details["nearest"] = nearest
@@ -136,10 +148,17 @@ class Lexer:
         self.fail(f"unexpected {character!r}", help=_FOREIGN.get(character))
 
     def fail(
-        self, reason: str, *, offset: int | None = None, nearest: str | None = None, help: str | None = None
+        self,
+        reason: str,
+        *,
+        offset: int | None = None,
+        nearest: str | None = None,
+        help: str | None = None,
+        unknown: Mapping[str, str] | None = None,
     ) -> Never:
         """Refuse the source, by default at the current token."""
-        raise refuse(reason, self.source, self.start if offset is None else offset, nearest=nearest, help=help)
+        at = self.start if offset is None else offset
+        raise refuse(reason, self.source, at, nearest=nearest, help=help, unknown=unknown)
 
 
 def check_text(text: str, source: str, offset: int) -> None:

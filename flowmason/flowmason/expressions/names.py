@@ -57,6 +57,7 @@ def _stage(names: Names, name: str, keys: tuple[Key, ...], lexer: Lexer, start: 
             f"there is no stage {shorten(stage)} to read here",
             offset=start,
             nearest=nearest(stage, names.stages),
+            unknown={"stage": stage},
         )
     if name == "upstream":
         return located("upstream", keys, start)
@@ -77,7 +78,7 @@ def _unknown(names: Names, name: str, lexer: Lexer, start: int) -> Never:
     elif "-" in name and name.split("-")[0] in (*roots, *names.stages):
         help = "A hyphen without spaces belongs to the name; to subtract put spaces around it."
     near = None if name in ARITY else nearest(name, (*ROOTS, *names.variables, *names.stages))
-    lexer.fail(f"unknown name {shorten(name)}", offset=start, nearest=near, help=help)
+    lexer.fail(f"unknown name {shorten(name)}", offset=start, nearest=near, help=help, unknown={"name": name})
 
 
 def located(root: str, keys: tuple[Key, ...], start: int) -> Path:

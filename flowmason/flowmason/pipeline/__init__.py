@@ -17,6 +17,7 @@ from flowmason.pipeline.model import (
 )
 from flowmason.pipeline.parsing import dump_pipeline, dump_stage, parse_pipeline, parse_stage, unbuilt
 from flowmason.pipeline.pointers import Path, format_pointer, parse_pointer
+from flowmason.pipeline.sketching import Gaps, Sketch, sketch_pipeline
 from flowmason.pipeline.spellings import RESERVED_IDS, STAGE_LISTS, canonical_inputs, other_spellings
 
 __all__ = [
@@ -26,10 +27,12 @@ __all__ = [
     "STAGE_LISTS",
     "Budget",
     "Composition",
+    "Gaps",
     "LLMSettings",
     "Path",
     "Pipeline",
     "Position",
+    "Sketch",
     "Stage",
     "canonical_inputs",
     "dump_pipeline",
@@ -40,5 +43,6 @@ __all__ = [
     "parse_pointer",
     "parse_stage",
     "pipeline_json_schema",
+    "sketch_pipeline",
     "unbuilt",
 ]

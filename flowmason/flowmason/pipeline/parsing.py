@@ -10,7 +10,7 @@ from flowmason.errors import Code, Fault
 from flowmason.pipeline.keys import PIPELINE, STAGE
 from flowmason.pipeline.model import MAX_STAGES, LLMSettings, Pipeline, Stage
 from flowmason.pipeline.pointers import Path, format_pointer
-from flowmason.pipeline.shapes import INVALID, add_fault
+from flowmason.pipeline.shapes import INVALID, add_fault, listed
 from flowmason.pipeline.spellings import canonical_inputs, snake
 
 
@@ -31,7 +31,7 @@ def parse_pipeline(value: Any, faults: list[Fault]) -> Pipeline | None:
             _unique_ids(value, found)
             if read is not INVALID:
                 pipeline = msgspec.structs.replace(read, stages=stages)
-    faults.extend(found)
+    faults.extend(listed(found))
     return None if found else pipeline
 
 

@@ -16,17 +16,26 @@ INVALID: Any = object()
 """What `read` returns where it has added a fault."""
 FAULT_LIMIT = 200
 """So many faults are listed; one more says that there are others."""
+_MORE = Fault(f"there are more than {FAULT_LIMIT} faults; the others are not listed", "$")
 
 
 def add_fault(
     faults: list[Fault], path: Path, reason: str, *, name: str | None = None, known: Sequence[str] = ()
 ) -> None:
-    """Add a fault at `path`, with the name of `known` that is nearest to `name`."""
+    """Add a fault at `path`, with the name of `known` that is nearest to `name`.
+
+    Every call adds one, since shapes count them; past the limit it is always the same, and `listed` drops all but one.
+    """
     if len(faults) < FAULT_LIMIT:
         nearest = did_you_mean(name, known) if name is not None and len(name) <= 64 else None
         faults.append(Fault(reason, format_pointer(path), nearest=nearest))
-    elif len(faults) == FAULT_LIMIT:
-        faults.append(Fault(f"there are more than {FAULT_LIMIT} faults; the others are not listed", "$"))
+    else:
+        faults.append(_MORE)
+
+
+def listed(faults: Sequence[Fault]) -> Sequence[Fault]:
+    """The faults that are told: the first 200, and one that says that there are more."""
+    return faults[: FAULT_LIMIT + 1]
 
 
 def show(value: Any) -> str:
@@ -287,6 +296,7 @@ class Record(Shape):
         fields: dict[str, Any] = {}
         extensions: dict[str, Any] = {}
         first: dict[str, str] = {}
+        slips: set[str] = set()
         for spelling, item in value.items():
             known = self.spellings.get(spelling)
             if known is None:
@@ -295,6 +305,8 @@ class Record(Shape):
                 else:
                     reason = f"unknown key {show(spelling)}"
                     add_fault(faults, (*path, spelling), reason, name=spelling, known=list(self.spellings))
+                    if faults[-1].nearest is not None:
+                        slips.add(self.spellings[faults[-1].nearest][0])
                 continue
             name, key, attribute = known
             if name in first:
@@ -307,7 +319,7 @@ class Record(Shape):
             fields[attribute] = key.shape.read(item, (*path, spelling), faults)
         if not partial:
             for name, key in self.required:
-                if name not in first:
+                if name not in first and name not in slips:
                     spelled = " or ".join(repr(text) for text in (name, *key.also))
                     add_fault(faults, path, f"the key {spelled} is missing")
         if extensions:

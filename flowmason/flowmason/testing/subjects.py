@@ -31,8 +31,9 @@ class PipelineSubject:
             path = workspace.project.find_pipeline(file.pipeline, cwd=file.path.parent)
         except UsageError as error:
             raise RefusedError([Fault(str(error), "$.pipeline", code=Code.PIPELINE_NOT_FOUND)]) from None
-        self.source: Source | None = workspace.source(path.resolve())
-        self._plan = workspace.compile(path.resolve()).plan
+        compiled = workspace.compile(path.resolve())
+        self.source: Source | None = compiled.source
+        self._plan = compiled.plan
         self.name = self.source.pipeline.reference
         self._mocks = _fitted(file, self._plan, workspace.registry)
 
