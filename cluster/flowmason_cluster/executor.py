@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flowmason.errors import Code, EngineUnavailableError, Failure
 from flowmason.executor import Capacity, WorkerSettings
 from flowmason.policy import Placement, Resources
-from flowmason.report import Ended, Region, Report, region_encoder, reports_decoder
+from flowmason.report import Ended, Region, Report, read_reports, region_encoder
 from flowmason_actors.launch import launch_of
 from flowmason_cluster import joining, mail, nodes, ray_start, resources
 from flowmason_cluster.vigil import Vigil, raylet_address
@@ -217,7 +217,7 @@ class RayExecutor:
             first.cancel()
         frame = first.result()
         while frame is not None:
-            for report in reports_decoder.decode(await self._fetch(frame)):
+            for report in read_reports(await self._fetch(frame)):
                 yield report
             if not task.open:
                 return

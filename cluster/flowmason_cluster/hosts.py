@@ -20,7 +20,7 @@ import msgspec
 
 from flowmason.errors import Code, Failure
 from flowmason.ids import PlanId, StageId
-from flowmason.report import Ended, Region, Report, region_encoder, report_decoder
+from flowmason.report import Ended, Region, Report, read_report, region_encoder
 from flowmason_actors.watch import Blame, blame_key
 from flowmason_cluster.vigil import Vigil
 
@@ -230,7 +230,7 @@ class Hosts:
         try:
             while True:
                 for encoded in await self._next(host):
-                    report = report_decoder.decode(encoded)
+                    report = read_report(encoded)
                     call = self._calls.get(report.region)
                     if call is not None:
                         call.reports.put_nowait(report)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from flowmason.errors import Failure
+from flowmason.errors import Code, Failure
 from flowmason.event import PromptEdit, StageEvent
 from flowmason.ids import OrgId, PlanId, RunId, StageId, StagePath
 from flowmason.policy import Placement, Resources
@@ -215,4 +215,21 @@ region_encoder = msgspec.msgpack.Encoder()
 region_decoder = msgspec.msgpack.Decoder(Region)
 regions_decoder = msgspec.msgpack.Decoder(tuple[Region, ...])
 report_decoder = msgspec.msgpack.Decoder(Report)
-reports_decoder = msgspec.msgpack.Decoder(tuple[Report, ...])
+
+
+def read_report(encoded: bytes) -> Report:
+    """A report as it came. One that cannot be read is the end of its region, and costs no other."""
+    try:
+        return report_decoder.decode(encoded)
+    except msgspec.MsgspecError as error:
+        reason = f"what the worker reported cannot be read: {error}"
+        region = msgspec.msgpack.decode(encoded)["region"]
+        return Report(region=region, ended=Ended.LOST, failure=Failure(code=Code.INTERNAL, message=reason))
+
+
+def read_reports(frame: bytes) -> list[Report]:
+    """The same for several in one frame."""
+    return [read_report(bytes(part)) for part in _frame_decoder.decode(frame)]
+
+
+_frame_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])

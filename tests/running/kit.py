@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -43,7 +44,11 @@ class Specs(dict[str, ComponentSpec]):
     def __init__(self) -> None:
         super().__init__()
         self._lab = find_components(None)
-        for found in vars(parts).values():
+        self.learn(parts)
+
+    def learn(self, module: ModuleType) -> None:
+        """Know the components of a module."""
+        for found in vars(module).values():
             if is_component(found):
                 spec = with_module_digest(spec_of(found))
                 self[spec.name] = spec

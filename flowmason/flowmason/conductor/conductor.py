@@ -171,8 +171,8 @@ class Conductor:
         if self._storing is not None:
             self._hurry.set()
             await asyncio.wait([self._storing], timeout=5.0)
+        await self._store_beside()
         with contextlib.suppress(JournalError):
-            await self._store_beside()
             await self.journal.retire(self.id)
 
     async def _keep_beating(self) -> None:
@@ -359,10 +359,7 @@ class Conductor:
     async def _store_later(self) -> None:
         """The first at once, for somebody may be waiting for it; what follows in batches."""
         while self._beside:
-            try:
-                await self._store_beside()
-            except JournalError as error:
-                log.warning("log lines were not stored: %s", error)
+            await self._store_beside()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), SIDE_S)
         self._storing = None
@@ -370,4 +367,7 @@ class Conductor:
     async def _store_beside(self) -> None:
         waiting, self._beside = self._beside, {}
         for row, lines, deltas in waiting.values():
-            await self.journal.add_side(row.org_id, row.run_id, lines, deltas)
+            try:
+                await self.journal.add_side(row.org_id, row.run_id, lines, deltas)
+            except Exception as error:  # whatever is wrong with those, others' are stored
+                log.warning("run %s: log lines were not stored: %s", row.run_id, error)

@@ -11,6 +11,7 @@ from flowmason.component import ComponentContextError
 from flowmason.errors import Code, StageError
 from flowmason.ids import StagePath, idempotency_key
 from flowmason.policy import Effect
+from flowmason.region.plain import plain, said
 from flowmason.report import LogLine, Progress
 from flowmason.state import StageState
 from flowmason.usage import Call, Usage
@@ -182,7 +183,7 @@ class StageContext:
             attempt=self.attempt,
             done=float(done if done is not None else fraction or 0.0),
             total=float(total) if total is not None else (1.0 if fraction is not None else None),
-            message=self._run.masker.text(message),
+            message=self._run.masker.text(said(message)),
         )
         self._run.outbox.side(entry)
 
@@ -264,7 +265,7 @@ class StageLogger:
     def _write(self, level: str, message: str, fields: dict[str, Any]) -> None:
         path, attempt = self._stage.path, self._stage.attempt
         masked = self._run.masker
-        plain = {key: masked.mask(_plain(item)) for key, item in fields.items()}
+        shown = {masked.text(said(key)): masked.mask(_plain(item)) for key, item in fields.items()}
         self._run.outbox.side(
             LogLine(
                 path,
@@ -272,8 +273,8 @@ class StageLogger:
                 self._run.number(path, attempt),
                 self._run.worker.now(),
                 level,
-                masked.mask(str(message)),
-                plain,
+                masked.text(said(message)),
+                shown,
             )
         )
 
@@ -315,4 +316,4 @@ class CancelToken:
 
 
 def _plain(item: Any) -> Any:
-    return item if isinstance(item, str | int | float | bool | list | dict | None) else str(item)
+    return item if item is None or isinstance(item, bool | float) else plain(item)

@@ -67,11 +67,14 @@ class Data:
 
     def keep(self, data: Any) -> Value:
         """Plain data as a value: inline where it is small, else it begins to be stored."""
+        return self._keep(self.encode(data), data)
+
+    def encode(self, data: Any) -> bytes:
+        """Plain data as msgpack. Raises `StageError` (`INVALID_OUTPUT`)."""
         try:
-            encoded = value.encode(data)
+            return value.encode(data)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise StageError(f"the output cannot be written as data: {error}", code=Code.INVALID_OUTPUT) from None
-        return self._keep(encoded, data)
 
     def keep_encoded(self, encoded: bytes) -> Value:
         """The same for bytes that are msgpack already."""

@@ -7,7 +7,6 @@ item as a scope, recorded stage by stage.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from flowmason.ids import StageId
 from flowmason.plan import ForeachBody, Stage
 from flowmason.region.context import StageContext
 from flowmason.region.roots import Roots, Upstream, fresh
-from flowmason.region.stage import execute, failed_attempt
+from flowmason.region.stage import cancelled, execute, failed_attempt
 from flowmason.state import ForeachState, StageState
 from flowmason.usage import Call, total
 from flowmason.value import Value
@@ -123,10 +122,10 @@ class ItemLoop:
         context = StageContext(run, state, upstream)
         try:
             inputs = run.worker.template(stage)(self._roots(state, index, upstream, context), None)
-            return value.Inline(value.encode(await execute(run, state, inputs, context))), context.calls
-        except asyncio.CancelledError:
-            raise
+            return value.Inline(run.data.encode(await execute(run, state, inputs, context))), context.calls
         except BaseException as error:
+            if cancelled(error):
+                raise
             event = failed_attempt(run, state, error, started, clock, context)
             assert isinstance(event, ev.StageFailed)
             return event, context.calls

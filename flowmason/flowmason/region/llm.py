@@ -12,6 +12,7 @@ from flowmason.component import parse_json
 from flowmason.errors import Code, FlowMasonError
 from flowmason.ids import sha256
 from flowmason.model import Message, ModelRequest, ModelResponse, Tool, abilities_of
+from flowmason.region.plain import said
 from flowmason.report import ASKED, Delta
 from flowmason.secrets import StreamMasker
 from flowmason.state import StageState
@@ -261,7 +262,8 @@ class StageLLM:
         path, attempt = self._stage.path, self._stage.attempt
         begins = not self._context.streamed
         self._context.streamed = True
-        self._run.outbox.side(Delta(path, attempt, self._run.number(path, attempt), text, reset=begins and attempt > 1))
+        number = self._run.number(path, attempt)
+        self._run.outbox.side(Delta(path, attempt, number, said(text), reset=begins and attempt > 1))
 
 
 def _first(*candidates: Any) -> Any:

@@ -19,6 +19,7 @@ from flowmason.executor import Emit
 from flowmason.ids import StagePath
 from flowmason.plan import Plan
 from flowmason.region.data import Data
+from flowmason.region.failures import shortened
 from flowmason.region.items import ItemLoop
 from flowmason.region.outbox import Outbox
 from flowmason.region.secret import DeclaredSecrets, mask_failure, masker_of
@@ -313,5 +314,5 @@ class RegionRun:
         return data if self.region.handed is None else self.masker.mask(data)
 
     def mask_failure(self, failure: Failure) -> Failure:
-        """The failure without secrets."""
-        return mask_failure(failure, self.masker)
+        """The failure without secrets, and shortened after that: half of a secret would not be found."""
+        return shortened(mask_failure(failure, self.masker))

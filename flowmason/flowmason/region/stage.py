@@ -16,6 +16,7 @@ from flowmason.plan import Kind, SubPipelineBody
 from flowmason.policy import Effect
 from flowmason.region.context import StageContext
 from flowmason.region.failures import failure_of
+from flowmason.region.plain import said
 from flowmason.region.roots import Roots, Upstream
 from flowmason.state import StageState
 from flowmason.state.retry import after_failure, timed_out
@@ -50,12 +51,18 @@ async def perform(run: RegionRun, stage: StageState) -> ev.StageEvent:
             usage=context.usage,
             calls=context.calls,
         )
-    except asyncio.CancelledError:
-        raise
     except BaseException as error:
+        if cancelled(error):
+            raise
         if context is not None and (deferred := _deferred(stage, context)) is not None:
             return deferred
         return failed_attempt(run, stage, error, started_at, clock, context)
+
+
+def cancelled(error: BaseException) -> bool:
+    """Whether somebody ends the attempt. A component that raises the same error by itself has failed."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
 
 
 def failed_attempt(
@@ -68,13 +75,8 @@ def failed_attempt(
 ) -> ev.StageFailed | ev.StageRetried:
     """The event for an attempt that raised."""
     path = format_path(stage.path)
-    if isinstance(error, _TimedOut):
-        failure = timed_out(path, stage.stage.timeout_ms)
-    elif isinstance(error, KeyboardInterrupt | SystemExit):
-        # A component that calls sys.exit() ends its stage, not the worker.
-        failure = failure_of(RuntimeError(f"the component raised {type(error).__name__}"), path=path)
-    else:
-        failure = failure_of(error, path=path)
+    late = isinstance(error, _TimedOut)
+    failure = timed_out(path, stage.stage.timeout_ms) if late else failure_of(error, path=path)
     return after_failure(
         stage,
         run.mask_failure(failure),
@@ -203,6 +205,7 @@ async def _control(
 ) -> ev.StageEvent:
     decision = await run.worker.decision(run, stage, inputs)
     kind = stage.stage.kind
+    run.data.encode([decision.settings, decision.pipeline])  # they ride in the event as they are
     # A sub-pipeline that is mocked names no pipeline: its result is there already.
     if kind in (Kind.FOREACH, Kind.TRYCATCH) or (kind is Kind.SUBPIPELINE and decision.pipeline):
         items: Value | None = None
@@ -231,6 +234,7 @@ async def _control(
             started_at=started_at,
         )
     output: Any = decision.output
+    message = output.get("message")
     if decision.returned is not None:
         output = output.get("return_value")
         run.worker.check_returned(stage, decision.returned, output)
@@ -242,5 +246,5 @@ async def _control(
         duration_ms=(run.worker.monotonic() - clock) * 1000,
         choice=decision.choice,
         returned=decision.returned,
-        note=decision.output.get("message") if decision.returned is not None else None,
+        note=None if decision.returned is None or message is None else said(message),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import socket
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from flowmason.region.services import Services
     from flowmason.registry import Loaded
     from flowmason.sandbox import Sandboxes
+
+log = logging.getLogger("flowmason.region")
 
 PULSE_S = 0.02
 _NOT_HERE = (Code.COMPONENT_MISSING, Code.COMPONENT_CHANGED)
@@ -85,7 +88,7 @@ class Worker:
         except Exception as error:
             from flowmason.region.failures import failure_of
 
-            failure = failure_of(error, path="")
+            failure = run.mask_failure(failure_of(error, path=""))
             run.outbox.flush(
                 Ended.LOST, Failure(code=Code.INTERNAL, message=f"the worker failed: {failure.message}", cause=failure)
             )
@@ -283,5 +286,8 @@ def _pulse(worker_ref: weakref.ref[Worker]) -> None:
         if worker is None:
             return
         for run in worker.active():
-            run.outbox.flush()
+            try:
+                run.outbox.flush()
+            except Exception:  # the other regions of the process need their reports all the same
+                log.exception("region %s could not report", run.region.id)
         del worker

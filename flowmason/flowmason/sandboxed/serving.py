@@ -90,6 +90,4 @@ async def _call(loaded: Any, call: wire.Call, line: Line) -> None:
 
 
 def _failure(error: BaseException) -> Failure:
-    if isinstance(error, KeyboardInterrupt | SystemExit):
-        error = RuntimeError(f"the component raised {type(error).__name__}")
     return failure_of(error, path="")
