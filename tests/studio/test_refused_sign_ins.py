@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
     if request.param == "postgres":
         settings = msgspec.structs.replace(settings, database_url=request.getfixturevalue("postgres_url"))
     with studio_in(tmp_path, settings) as studio:
+        # The clock stands: a lock of a second is not over by the next attempt, however slow the machine is.
+        studio.services.now = partial(int, studio.services.now())
         users = schema.users.c
         _change(studio, sa.update(schema.users).where(users.email == EMAIL), password_hash=_hashed())
         yield studio
@@ -89,7 +92,6 @@ def test_wrong_passwords_and_locked_attempts_stand_in_every_org_of_the_user_and_
 def test_whoever_keeps_guessing_does_not_flood_the_log_of_an_org_and_is_counted(studio: Studio) -> None:
     clock = [1000.0]
     studio.services.refusals = Refusals(studio.services.store, studio.services.now, clock=lambda: clock[0])
-    studio.services.now = lambda: 1_800_000_000_000
     for n in range(30):
         _login(studio, f"{WRONG} {n}")
     log = _told(studio, studio.headers(), "user.login_failed", lambda found: len(found) == EACH.burst)
@@ -106,7 +108,7 @@ def test_attempts_that_name_nobody_are_in_no_org_and_bounded_in_the_log(
 ) -> None:
     studio.services.refusals = Refusals(studio.services.store, studio.services.now, clock=lambda: 1000.0)
     with caplog.at_level(logging.WARNING, "flowmason.studio.signins"):
-        for n in range(12):
+        for n in range(EACH.burst + 2):
             _login(studio, WRONG, email=f"s3cret-typed-as-address-{n}@example.org")
         studio.services.refusals.close()
     lines = [each.getMessage() for each in caplog.records if each.name == "flowmason.studio.signins"]
