@@ -246,7 +246,7 @@ def region(
     )
 
 
-async def run(executor: Executor, wanted: Region, *, within_s: float = 30.0) -> list[Report]:
+async def run(executor: Executor, wanted: Region, *, within_s: float = 100.0) -> list[Report]:
     """All reports of a region."""
     async with asyncio.timeout(within_s):
         return [report async for report in executor.submit([wanted])]

@@ -1,4 +1,3 @@
-import time
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +249,5 @@ def test_reading_a_pipeline_loads_nothing_heavy() -> None:
         'd.parse_pipeline_text(\'{"name": "p", "input": {"properties": {"a": {"type": "string"}}}}\');'
         "print(sorted(set(sys.modules) & {'ray', 'pydantic', 'jsonschema', 'yaml', 'sqlalchemy', 'rich', 'typer'}))"
     )
-    started = time.perf_counter()
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
-    assert time.perf_counter() - started < 2

@@ -241,7 +241,7 @@ async def test_a_truncated_packed_answer_is_an_error(web: Start, ok: Ok) -> None
 async def test_an_answer_that_drips_is_given_up(web: Start) -> None:
     async def drip(writer: asyncio.StreamWriter, _: Any) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
-        for _ in range(100):
+        for _ in range(2000):
             writer.write(b"x")
             await writer.drain()
             await asyncio.sleep(0.05)
@@ -251,12 +251,12 @@ async def test_an_answer_that_drips_is_given_up(web: Start) -> None:
     async with guarded_client(allowing(site.authority, total_timeout_s=0.4)) as client:
         with pytest.raises(httpx2.ReadTimeout, match="in all"):
             await client.get(f"http://{site.authority}/")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
 
 
 async def test_a_server_that_says_nothing_is_given_up(web: Start) -> None:
     async def silence(_: asyncio.StreamWriter, __: Any) -> None:
-        await asyncio.sleep(3)
+        await asyncio.sleep(60)
 
     site = await web(silence)
     async with guarded_client(allowing(site.authority, read_timeout_s=0.2)) as client:
@@ -266,7 +266,7 @@ async def test_a_server_that_says_nothing_is_given_up(web: Start) -> None:
 
 async def test_a_resolver_that_hangs_is_given_up() -> None:
     async def hang(host: str, port: int) -> Sequence[str]:
-        await asyncio.sleep(5)
+        await asyncio.sleep(60)
         return []
 
     async with guarded_client(EgressPolicy(connect_timeout_s=0.1), resolver=hang) as client:

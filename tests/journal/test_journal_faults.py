@@ -204,7 +204,7 @@ class _Watched:
         self._inner.begin(durable)
 
     def commit(self) -> None:
-        self.go_on.wait(10)
+        self.go_on.wait(60)
         self._inner.commit()
 
 

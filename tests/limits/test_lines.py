@@ -206,7 +206,7 @@ async def test_calls_from_many_loops_share_one_line() -> None:
         await limiter.leave("them", mine, Finish(reached=True))
 
     async def many(prefix: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.gather(*(call(f"{prefix}{n}") for n in range(50)))
 
     await asyncio.gather(*(asyncio.to_thread(asyncio.run, many(prefix)) for prefix in "ab"))
@@ -222,7 +222,7 @@ async def test_who_is_cancelled_gives_the_place_back() -> None:
     await asyncio.sleep(0)
     waits.cancel()
     await limiter.leave("them", first, Finish())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert (await third).refused is None
 
 
@@ -230,7 +230,7 @@ async def test_a_rate_lets_the_next_in_when_its_time_has_come() -> None:
     limiter, terms = MemoryCallLimiter(), Terms(rate=Rate(1, 0.05, 1))
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         for n in range(3):
             await limiter.enter("them", ticket(str(n), terms))
     assert loop.time() - begun >= 0.09

@@ -135,7 +135,7 @@ async def test_a_server_that_hangs(stage: Stage, effect: str, code: Code, retry:
     begun = time.monotonic()
     with pytest.raises(StageError, match="did not answer within") as caught:
         await call(stage, "hang", effect=effect, timeout=0.3)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 30
     assert (caught.value.failure.code, caught.value.failure.retry) == (code, retry)
     assert (await call(stage, "add", {"a": 1, "b": 1})).data == {"total": 2}
 
@@ -184,7 +184,7 @@ asyncio.run(main())
         worker.wait()
         assert worker.stdout is not None
         worker.stdout.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not alive(child)

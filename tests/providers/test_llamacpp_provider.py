@@ -94,8 +94,7 @@ async def test_cancelling_ends_the_generation(provider: Any, prompt: str) -> Non
         await call
     again = await provider.generate(ModelRequest(prompt=PARIS.prompt, max_tokens=1))
     assert again.output_tokens == 1  # the engine is free again
-    assert time.monotonic() - cancelled_at < 5
-    assert time.monotonic() - cancelled_at < 2 or len(prompt) > 1000
+    assert time.monotonic() - cancelled_at < 15, "it went on to the end"
 
 
 async def test_calls_wait_for_each_other_and_may_be_cancelled_while_they_wait(provider: Any) -> None:

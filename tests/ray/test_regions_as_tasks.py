@@ -73,20 +73,20 @@ async def test_a_cancelled_region_brings_home_what_had_finished(lab: Lab, ray_ex
     reports, took = await _cancelled(ray_executor, wanted, grace_s=5.0)
     assert reports[-1].ended is Ended.CANCELLED
     assert outputs(reports)["first"]["value"] == 1
-    assert took < 10
+    assert took < 28
 
 
 async def test_a_task_that_takes_no_notice_of_a_cancel_is_ended_by_force(lab: Lab, ray_executor: RayExecutor) -> None:
     wanted = region(lab.plan(stage("deaf", "block", seconds=60)))
     reports, took = await _cancelled(ray_executor, wanted, grace_s=0.5)
     assert reports[-1].ended is Ended.LOST
-    assert 0.4 < took < 20
+    assert 0.4 < took < 28
 
 
 async def test_without_grace_a_task_is_ended_at_once(lab: Lab, ray_executor: RayExecutor) -> None:
     reports, took = await _cancelled(ray_executor, region(lab.plan(stage("deaf", "block", seconds=60))), grace_s=0.0)
     assert reports[-1].ended is Ended.LOST
-    assert took < 10
+    assert took < 28
 
 
 async def test_a_region_that_waits_for_a_cpu_can_be_cancelled(lab: Lab, ray_executor: RayExecutor) -> None:
@@ -103,14 +103,21 @@ async def test_a_region_that_waits_for_a_cpu_can_be_cancelled(lab: Lab, ray_exec
 
 
 async def test_the_conductor_is_told_that_a_waiting_region_is_not_stuck(
-    lab: Lab, ray_executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, ray_executor: RayExecutor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("flowmason_cluster.executor.WAITING_S", 0.2)
-    plan = lab.plan(stage("busy", "block", seconds=1.5))
-    busy = [asyncio.create_task(run(ray_executor, region(plan))) for _ in range(2)]
-    await asyncio.sleep(0.3)
-    reports = await run(ray_executor, region(lab.plan(stage("later", "echo"))))
-    assert len([report for report in reports if not report.worker]) >= 2
+    go, begun = tmp_path / "go", [tmp_path / name for name in ("one", "two")]
+    plans = [lab.plan(stage("busy", "meet", value=[str(mine), str(go)])) for mine in begun]
+    busy = [asyncio.create_task(run(ray_executor, region(plan))) for plan in plans]
+    reports: list[Report] = []
+    async with asyncio.timeout(100):
+        while not all(mine.exists() for mine in begun):
+            await asyncio.sleep(0.02)
+        async for report in ray_executor.submit([region(lab.plan(stage("later", "echo")))]):
+            reports.append(report)
+            if len(reports) == 2:
+                go.touch()
+    assert [report.worker for report in reports[:2]] == ["", ""]
     assert reports[-1].ended is Ended.DONE
     await asyncio.gather(*busy)
 
@@ -171,7 +178,7 @@ async def _cancelled(
         async for report in executor.submit([wanted]):
             reports.append(report)
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         task = asyncio.create_task(collect())
         while waits_for_cpu is False and not any(report.worker for report in reports):
             await asyncio.sleep(0.05)

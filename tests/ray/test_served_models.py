@@ -170,7 +170,7 @@ async def _ended(handles: Handles) -> Counts:
     """The engine's counters once it has stopped, which they show by standing still."""
     began = time.monotonic()
     while (now := await handles.counts("smollm2")).running:
-        assert time.monotonic() - began < 2, "the generation goes on"
+        assert time.monotonic() - began < 15, "the generation goes on"
         await asyncio.sleep(0.05)
     await asyncio.sleep(0.2)
     assert (await handles.counts("smollm2")).output_tokens == now.output_tokens
@@ -201,7 +201,7 @@ async def test_a_caller_who_hangs_up_ends_the_generation_and_pays_by_our_own_cou
     if stream:
         await reader.readuntil(b"data: ")
     else:  # llama.cpp counts what it generated only when a call ends; that one runs is seen at once
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (await handles.counts("smollm2")).running:
                 await asyncio.sleep(0.02)
         await asyncio.sleep(0.3)
@@ -274,7 +274,7 @@ async def test_a_call_that_is_cancelled_ends_at_the_engine(site: Site) -> None:
     begun = asyncio.Event()
     request = ModelRequest(prompt=STORY["content"], max_tokens=4000)
     call = asyncio.create_task(provider.generate(request, lambda _: begun.set()))
-    await asyncio.wait_for(begun.wait(), 10)
+    await asyncio.wait_for(begun.wait(), 60)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

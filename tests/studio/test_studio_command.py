@@ -127,4 +127,4 @@ def test_dev_answers_and_runs_pipelines_until_it_is_interrupted(tmp_path: Path) 
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait(10)
+            process.wait(60)

@@ -69,15 +69,23 @@ def test_fm_test_runs_again_and_ctrl_c_ends_it(project: Project, tests_of: Calla
     try:
         assert "waiting for changes" in process.stderr.readline()
         wrong = {"name": "wrong", "input": {"text": "x"}, "assertions": [{"path": "result.topic", "equals": "x"}]}
-        timer = threading.Timer(0.5, lambda: tests_of(wrong))
-        timer.start()
+        seen = threading.Event()
+
+        def change() -> None:
+            while not seen.wait(0.5):  # again and again: it may not have looked yet when it said that it waits
+                tests_of(wrong)
+
+        changing = threading.Thread(target=change)
+        changing.start()
         for line in process.stdout:
             if "1 failed" in line:
                 break
+        seen.set()
+        changing.join()
         while "waiting for changes" not in process.stderr.readline():
             pass
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 1
+        assert process.wait(60) == 1
     finally:
         process.kill()
         process.communicate()
