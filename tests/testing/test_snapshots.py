@@ -61,18 +61,47 @@ def test_a_failed_run_keeps_nothing(fm: Fm, tests_of: TestsOf, project: Project)
     assert not (project.root / KEPT).exists()
 
 
-def test_obsolete_snapshots_go_only_when_every_test_ran(fm: Fm, tests_of: TestsOf, project: Project) -> None:
+def test_obsolete_snapshots_go_unless_tests_are_chosen(fm: Fm, tests_of: TestsOf, project: Project) -> None:
     tests_of(case("a"), case("b"), case("c"))
     fm("test", "-u")
     tests_of(case("a"), case("b"))
     assert "obsolete snapshots: c; `fm test -u` removes them" in fm("test").out
     fm("test", "-u", "--filter", "a")
     assert sorted(kept(project)) == ["a", "b", "c"]
-    fm("test", "-u")
+    tests_of(case("a"), case("b", skip=True))
+    update = fm("test", "-u")
+    assert "obsolete snapshots: c; removed" in update.out
     assert sorted(kept(project)) == ["a", "b"]
     tests_of(case("a", snapshot=False))
-    fm("test", "-u")
+    assert f"{KEPT} was removed" in fm("test", "-u").out
     assert not (project.root / KEPT).exists()
+    assert "obsolete" not in fm("test").out
+
+
+def test_the_snapshot_of_a_test_that_fails_is_not_obsolete(fm: Fm, tests_of: TestsOf, project: Project) -> None:
+    tests_of(case("a"), case("b"))
+    fm("test", "-u")
+    tests_of(case("a"), case("b", mocks={"answer": {"error": {"code": "BROKE"}}}))
+    assert "obsolete" not in fm("test").out
+    assert fm("test", "-u").code == 1
+    assert sorted(kept(project)) == ["a", "b"]
+
+
+def test_snapshots_of_a_file_of_tests_that_is_gone_are_told_and_removed(
+    fm: Fm, tests_of: TestsOf, project: Project
+) -> None:
+    tests_of(case("a"))
+    fm("test", "-u")
+    project.write("tests/__snapshots__/gone.test.snap.json", {"format": 1, "snapshots": {"x": 1}})
+    gone = project.root / "tests/__snapshots__/gone.test.snap.json"
+    answer = fm("test")
+    assert answer.code == 0
+    assert "gone.test.snap.json is of a file of tests that is gone; `fm test -u` removes it" in answer.out
+    assert gone.exists()
+    fm("test", "-u", "--filter", "a")
+    assert gone.exists()
+    assert "is gone; removed" in fm("test", "-u").out
+    assert not gone.exists() and (project.root / KEPT).exists()
 
 
 def test_a_file_that_holds_no_snapshots_is_refused(fm: Fm, tests_of: TestsOf, project: Project) -> None:

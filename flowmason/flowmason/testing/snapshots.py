@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,26 @@ from flowmason.testing.assertions import AssertionResult, same, shown
 
 FOLDER = "__snapshots__"
 FORMAT = 1
+_SUFFIX = ".snap.json"
 
 
 class Snapshots:
-    """The snapshots of one file of tests. With `update`, they become what the tests give now."""
+    """The snapshots of one file of tests. With `update`, they become what the tests give now.
 
-    def __init__(self, test_file: Path, *, update: bool = False) -> None:
+    `declared` are the names that the tests of the file give theirs, whether they run this time or not: all others are
+    obsolete.
+    """
+
+    def __init__(self, test_file: Path, declared: Iterable[str], *, update: bool = False) -> None:
         """Raises `RefusedError` where the file that is there cannot be read."""
-        self.path = test_file.parent / FOLDER / f"{test_file.name.removesuffix('.json')}.snap.json"
+        self.path = test_file.parent / FOLDER / (test_file.name.removesuffix(".json") + _SUFFIX)
         self._update = update
-        self._used: set[str] = set()
+        self._declared = frozenset(declared)
         self._kept = _read(self.path) if self.path.is_file() else {}
         self._new: dict[str, Any] = {}
 
     def check(self, name: str, value: Any) -> AssertionResult:
         """Hold `value` against the snapshot; with `update`, keep it."""
-        self._used.add(name)
         path = f"snapshot {name!r}"
         if self._update:
             self._new[name] = value
@@ -43,14 +48,14 @@ class Snapshots:
 
     @property
     def obsolete(self) -> tuple[str, ...]:
-        """Kept snapshots that no test asked for."""
-        return tuple(sorted(set(self._kept) - self._used))
+        """Kept snapshots of tests that are there no more."""
+        return tuple(sorted(self._kept.keys() - self._declared))
 
-    def save(self, *, whole: bool) -> bool:
-        """Write what was kept anew; says whether the file changed. With `whole` (every test ran), obsolete ones go."""
+    def save(self, *, tidy: bool) -> bool:
+        """Write what was kept anew; says whether the file changed. With `tidy`, obsolete ones go."""
         if not self._update:
             return False
-        kept = {name: value for name, value in self._kept.items() if not whole or name in self._used}
+        kept = {name: value for name, value in self._kept.items() if not tidy or name in self._declared}
         content = {**kept, **self._new}
         if self._kept.keys() == content.keys() and all(same(content[name], self._kept[name]) for name in content):
             return False
@@ -64,6 +69,12 @@ class Snapshots:
         whole_file.write_text(text, encoding="utf-8")
         whole_file.replace(self.path)
         return True
+
+
+def orphans(folder: Path) -> list[Path]:
+    """Files of snapshots whose file of tests is there no more; those of a folder of tests."""
+    found = sorted((folder / FOLDER).glob(f"*{_SUFFIX}"))
+    return [path for path in found if not (folder / (path.name.removesuffix(_SUFFIX) + ".json")).exists()]
 
 
 def _read(path: Path) -> dict[str, Any]:

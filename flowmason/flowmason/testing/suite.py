@@ -21,7 +21,7 @@ from flowmason.testing.files import Script, TestCase, TestFile
 from flowmason.testing.offline import scripted
 from flowmason.testing.reading import read_test_file
 from flowmason.testing.results import BROKEN, ERROR, PASSED, SKIPPED, CaseResult, FileResult, Report
-from flowmason.testing.snapshots import Snapshots
+from flowmason.testing.snapshots import Snapshots, orphans
 from flowmason.testing.subjects import Subject, declared, project_sources, source_of, subject_of
 
 
@@ -90,12 +90,15 @@ class _Project:
         self._testing = workspace.project.testing
         self._seen = Seen()
         self._subjects: dict[Path, Subject] = {}
+        self._folders: set[Path] = set()
+        """Folders whose snapshots have been looked through."""
 
     async def file(self, path: Path) -> FileResult:
         begun = time.perf_counter()
         try:
             file, document = read_test_file(path, shown=shown(path))
-            snapshots = Snapshots(path, update=self._options.update)
+            declared = (case.snapshot for case in file.cases if case.snapshot is not None)
+            snapshots = Snapshots(path, declared, update=self._options.update)
         except FlowMasonError as error:
             return _refused(shown(path), path.name, error, None)
         try:
@@ -106,12 +109,7 @@ class _Project:
             self._subjects[subject.source.path] = subject
         run = _FileRun(self, file, subject, snapshots)
         cases = await run.cases()
-        whole = not self._options.selective and not any(case.status == SKIPPED for case in cases)
-        notes = []
-        if snapshots.save(whole=whole):
-            notes.append(f"{shown(snapshots.path)} was written")
-        elif whole and snapshots.obsolete and not self._options.update:
-            notes.append(f"obsolete snapshots: {', '.join(snapshots.obsolete)}; `fm test -u` removes them")
+        notes = self._tidied(path, snapshots)
         return FileResult(
             file=shown(path),
             name=file.name,
@@ -120,6 +118,25 @@ class _Project:
             duration_ms=_since(begun),
             notes=tuple(notes),
         )
+
+    def _tidied(self, path: Path, snapshots: Snapshots) -> list[str]:
+        """Write the snapshots of a file; what there is to say of it, and of those that belong to no test any more."""
+        update, tidy = self._options.update, not self._options.selective
+        obsolete = ", ".join(snapshots.obsolete) if tidy else ""
+        notes = []
+        if snapshots.save(tidy=tidy):
+            notes.append(f"{shown(snapshots.path)} was {'written' if snapshots.path.exists() else 'removed'}")
+        if obsolete:
+            removes = "removed" if update else "`fm test -u` removes them"
+            notes.append(f"obsolete snapshots: {obsolete}; {removes}")
+        if tidy and path.parent not in self._folders:
+            self._folders.add(path.parent)
+            for orphan in orphans(path.parent):
+                if update:
+                    orphan.unlink(missing_ok=True)
+                removes = "removed" if update else "`fm test -u` removes it"
+                notes.append(f"obsolete snapshots: {shown(orphan)} is of a file of tests that is gone; {removes}")
+        return notes
 
     def coverage(self) -> list[PipelineCoverage]:
         """Of the pipelines under test, those that they ran, and with `whole` of all others."""
