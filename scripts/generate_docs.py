@@ -52,6 +52,7 @@ CODES = {
     "VALUE_MISSING": "A stored value is not in the store any more.",
     "BUDGET_EXCEEDED": "A stage's model calls do not fit in what may be spent; `details` hold the limit, what was "
     "spent, what is reserved and what is needed.",
+    "CONTEXT_EXCEEDED": "A prompt and the answer that was asked for are longer than the model takes at once.",
     "PRICE_UNKNOWN": "A model without a known price was to be asked under a budget in dollars; it was not.",
     "PIPELINE_NOT_FOUND": "There is no such pipeline, or the name fits several.",
     "PIPELINE_DEPTH": "Sub-pipelines are nested more than 20 deep.",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
 
+from flowmason.price import Price
 from flowmason.usage import Usage
 
 
@@ -122,6 +123,16 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     """Take tools in its own protocol (`ModelRequest.tools`)."""
 
 
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a model before it is asked. None: it is not known."""
+
+    price: Price | None = None
+    context: int | None = None
+    """How many tokens of prompt and answer together it takes at once."""
+    max_tokens: int | None = None
+    """How long an answer may be where a request does not say."""
+
+
 OnDelta = Callable[[str], None]
 """Takes the next piece of the answer. Called on the caller's event loop; must not block."""
 
@@ -140,6 +151,10 @@ class ModelProvider(Protocol):
     What not every provider can do, it says by a method `abilities(model: str | None) -> Abilities`, None being its
     default model; without that method it can do nothing of it. A request that its server refuses all the same is a
     `ProviderError` (`PROVIDER`).
+
+    Who knows prices and bounds of single models says them by a method `offer(model: str | None) -> Offer | None`; who
+    has to ask for that first, by `async learn(model: str | None) -> None`, which is called before a call is held under
+    a budget and raises as `generate` does.
     """
 
     name: str
@@ -158,6 +173,13 @@ class ModelProvider(Protocol):
     async def close(self) -> None:
         """Give connections and memory back. The provider may be used again; it then starts afresh."""
         ...
+
+
+async def learn_of(provider: ModelProvider, model: str | None) -> None:
+    """Have a provider find out what it offers of a model, where it has to ask for that."""
+    learn: Callable[[str | None], Awaitable[None]] | None = getattr(provider, "learn", None)
+    if learn is not None:
+        await learn(model)
 
 
 def abilities_of(provider: ModelProvider, request: ModelRequest) -> Abilities:

@@ -99,6 +99,19 @@ def test_an_unknown_price_is_named(priced: Project, fm: Fm) -> None:
     assert "openai/nobody-knows (price unknown, answers up to 7 tokens)" in shown
 
 
+def test_the_price_that_a_served_model_declares_is_told(priced: Project, fm: Fm) -> None:
+    price = {"input": "0.15", "output": "0.60"}
+    model = {"name": "small", "source": {"path": "m.gguf"}, "engine": "llamacpp", "price": price}
+    folder = priced.root / "configs" / "llm"
+    folder.mkdir(parents=True)
+    (folder / "small.json").write_text(json.dumps(model))
+    for name, found in (("small", price), ("other", {"input": "0", "output": "0"})):
+        stage = {**ASK, "llm_settings": {"provider": "models", "model": name, "max_tokens": 7}}
+        priced.pipeline({**LINE, "name": "served", "stages": [stage]})
+        (told,) = fm("usage", "--forecast", "served", "--json").json["stages"]
+        assert told["models"] == [{"provider": "models", "model": name, "price": found, "max_tokens": 7}]
+
+
 def test_what_is_not_here_has_no_forecast(priced: Project, fm: Fm) -> None:
     assert fm("run", "line", "--forecast", "--submit").code == 2
     assert fm("usage", "--forecast", "lime").code == 2

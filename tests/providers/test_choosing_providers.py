@@ -12,8 +12,9 @@ import pytest
 from flowmason.egress import EgressPolicy
 from flowmason.errors import Code, EgressError, EngineUnavailableError, FlowMasonError, UsageError
 from flowmason.model import ModelRequest
+from flowmason.price import Price
 from flowmason.providers import ProviderSettings, known_providers, make_provider, missing_for, settings_of
-from flowmason.providers.prices import Price, price, price_of, read_price
+from flowmason.providers.prices import price, price_of, read_price
 from flowmason.usage import Usage, dollars
 
 

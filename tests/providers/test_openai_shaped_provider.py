@@ -96,7 +96,8 @@ async def test_a_real_servers_refusals_are_told_apart(llama_server: str) -> None
     provider = provider_at(llama_server)
     with pytest.raises(ProviderError, match="context") as caught:
         await provider.generate(ModelRequest(prompt="word " * 3000))
-    assert (caught.value.failure.code, caught.value.failure.retry) == (Code.PROVIDER, Retry.NEVER)
+    assert (caught.value.failure.code, caught.value.failure.retry) == (Code.CONTEXT_EXCEEDED, Retry.NEVER)
+    assert "max_tokens" in str(caught.value.failure.help)
     await wrong_key.close()
     await provider.close()
 

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from flowmason.errors import Code, ProviderError, RefusedError, Retry, UsageError
 from flowmason.journal_sql import open_journal
 from flowmason.ledger import UsageSum
-from flowmason.model import ModelRequest
+from flowmason.model import ModelRequest, Offer
 from flowmason.policy import Placement
 from flowmason.providers import ProviderSettings, make_provider
 from flowmason.providers.llamacpp import local_model_installed
@@ -34,6 +34,7 @@ from flowmason_cluster import ray_start
 from flowmason_cluster.executor import RayExecutor
 from flowmason_serve_apps.llm.engines import Counts
 from flowmason_serve_apps.llm.handles import Handles, in_cluster
+from flowmason_serve_apps.llm.provider import FREE
 from flowmason_serve_apps.llm.wanted import WantedModels
 from flowmason_serve_apps.studio import supervised
 from flowmason_serve_apps.studio.supervised import StudioOptions, StudioState
@@ -158,6 +159,7 @@ def test_a_key_is_demanded_and_its_role_counts(site: Site) -> None:
         ({"tools": []}, 422, "$.tools"),
         ({"n": 2}, 422, "$.n"),
         ({"messages": []}, 422, "$.messages"),
+        ({"messages": [{"role": "user", "content": "sea " * 9000}]}, 400, "exceeds the available context size"),
         ({"response_format": {"type": "json_schema"}}, 422, "json_schema goes with the type"),
     ],
 )
@@ -260,6 +262,11 @@ async def test_a_provider_on_the_cluster_asks_through_a_handle(site: Site) -> No
     with pytest.raises(ProviderError, match="no model 'gpt' is served here") as caught:
         await provider.generate(ModelRequest(prompt="x", model="gpt"))
     assert caught.value.failure.retry == Retry.NEVER
+    with pytest.raises(ProviderError, match="exceeds the available context size") as caught:
+        await provider.generate(ModelRequest(prompt="sea " * 9000))
+    assert caught.value.failure.code == Code.CONTEXT_EXCEEDED and "context" in str(caught.value.failure.help)
+    await provider.learn(None)
+    assert provider.offer(None) == Offer(price=FREE, context=8192, max_tokens=512)
     with pytest.raises(ProviderError, match=r"within 0\.3 s"):
         await provider.generate(ModelRequest(prompt=STORY["content"], max_tokens=2000, timeout_s=0.3))
     priced = _provider(extra={"price": {"input": "1", "output": "2"}})

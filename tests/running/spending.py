@@ -12,8 +12,9 @@ from typing import Any
 from flowmason.executor_local import LocalExecutor
 from flowmason.ledger import Entry, entries
 from flowmason.model import ModelRequest, ModelResponse, OnDelta
+from flowmason.price import Price
 from flowmason.providers.counting import worst_case
-from flowmason.providers.prices import Price, price
+from flowmason.providers.prices import price
 from flowmason.region import Worker
 from flowmason.region.services import Services
 from flowmason.usage import Usage

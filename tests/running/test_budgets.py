@@ -14,11 +14,12 @@ from flowmason import event as ev
 from flowmason.errors import ProviderError, Retry
 from flowmason.journal_memory import MemoryJournal
 from flowmason.ledger import day_of
+from flowmason.model import Offer
+from flowmason.price import Price
 from flowmason.providers.counting import LONGEST_ANSWER
-from flowmason.providers.prices import Price
 from flowmason.usage import Amount, CallEnd, Limit, Usage, nanodollars
 from running.kit import Engine, pipe, say, stage
-from running.spending import Biller, calls_of, figures, spending_engine, totals
+from running.spending import PRICE, Biller, calls_of, figures, spending_engine, totals
 
 Make = Callable[..., Engine]
 RETRY = {"max_retries": 2, "initial_delay_ms": 100, "max_delay_ms": 1000}
@@ -189,6 +190,31 @@ async def test_what_no_longer_fits_goes_to_the_declared_cheaper_model(make: Make
     assert result.status == "completed", result.error
     assert dear.asked == [] and [request.model for request in cheap.asked] == ["small"]
     assert result.of(ev.StageStarted)[-1].fallback
+
+
+class Offering(Biller):
+    """A biller that has to ask what its model costs and takes, before it can say so."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__(own_price=None)
+        self.context, self.learnt = context, False
+
+    async def learn(self, model: str | None) -> None:
+        self.learnt = True
+
+    def offer(self, model: str | None) -> Offer | None:
+        return Offer(price=PRICE, context=self.context) if self.learnt else None
+
+
+async def test_a_model_that_declares_its_price_and_context_is_held_by_them(make: Make) -> None:
+    biller = Offering(500)
+    result = await make(biller).run(pipe(ask("a")), options={"budget": {"max_cost": "0.02", "max_tokens": 1000}})
+    assert result.status == "completed", result.error
+    assert [request.max_tokens for request in biller.asked] == [None], "its server ends the answer where it is full"
+    dear = await make(Offering(500)).run(pipe(ask("a")), options={"budget": {"max_cost": "0.005"}})
+    assert dear.error is not None and dear.error.code == "BUDGET_EXCEEDED"
+    long = await make(wide := Offering(10_000)).run(pipe(ask("a")), options={"budget": {"max_cost": "1"}})
+    assert long.status == "completed" and [request.max_tokens for request in wide.asked] == [LONGEST_ANSWER]
 
 
 async def test_an_unknown_price_under_a_dollar_budget_is_refused_by_name(make: Make) -> None:

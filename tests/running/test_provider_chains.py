@@ -11,7 +11,7 @@ import pytest
 
 from flowmason.errors import Code, ProviderError, Retry
 from flowmason.model import ModelRequest, ModelResponse, OnDelta
-from flowmason.providers.prices import Price
+from flowmason.price import Price
 from running.kit import Engine, Result, pipe, stage
 from running.spending import Biller, calls_of, spending_engine
 

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 from flowmason.errors import UsageError
 from flowmason.ids import OrgId
 from flowmason.journal_memory import MemoryJournal
+from flowmason.price import Price
 from flowmason.slices import Day
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.identity.permissions import Role
@@ -51,6 +53,7 @@ class Scripted:
         ]
     )
     asked: list[Body] = field(default_factory=list)
+    about: Card = field(default_factory=lambda: Card("small", "llamacpp"))
 
     async def answer(self, body: Body) -> AsyncGenerator[Chunk, None]:
         self.asked.append(body)
@@ -61,7 +64,11 @@ class Scripted:
                 yield step
 
     async def cards(self) -> dict[str, Card]:
-        return {"small": Card("small", "llamacpp")}
+        return {"small": self.about}
+
+    async def card(self, model: str) -> Card:
+        assert model == "small"
+        return self.about
 
 
 @dataclass
@@ -80,9 +87,10 @@ class Site:
         headers = {"Authorization": f"Bearer {(keys or self.keys)[Role.ADMIN]}"}
         return self.studio.get(f"/api/v1{path}", headers=headers).json()
 
-    def budget(self, tokens: int) -> None:
+    def budget(self, tokens: int | None = None, cost: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {self.keys[Role.ADMIN]}"}
-        said = self.studio.put("/api/v1/usage/budget", json={"max_tokens_per_day": tokens}, headers=headers)
+        body = {"max_tokens_per_day": tokens, "max_cost_per_day": cost}
+        said = self.studio.put("/api/v1/usage/budget", json=body, headers=headers)
         assert said.is_success, said.text
 
 
@@ -144,6 +152,44 @@ def test_under_a_budget_an_answer_has_a_bound_that_the_engine_is_told(site: Site
         headers = {"Authorization": f"Bearer {keys[Role.DEVELOPER]}"}
         assert site.gateway.post("/v1/chat/completions", json=unbounded, headers=headers).status_code == 200
     assert [body.get("max_tokens") for body in site.models.asked] == [None, 4096]
+
+
+PRICE = Price(Decimal("100"), Decimal("1000"), Decimal("10"), version="served 100/1000/10")
+
+
+def test_a_declared_price_is_in_the_ledger_and_binds_a_budget_in_dollars(site: Site) -> None:
+    site.models.about = Card("small", "llamacpp", price=PRICE)
+    site.budget(cost="0.30")
+    assert site.ask().status_code == 200
+    (item,) = site.told("/usage")["items"]
+    assert item["cost"] == "0.00392", "9 tokens read, 2 from the cache, 3 written"
+    assert site.told("/usage/budget")["spent_cost"] == "0.00392"
+    refused = site.ask(max_tokens=300)
+    assert (refused.status_code, refused.json()["code"]) == (402, "BUDGET_EXCEEDED"), refused.text
+    assert "$" in refused.json()["detail"] and len(site.models.asked) == 1
+    site.models.about = Card("small", "llamacpp")
+    assert site.ask(max_tokens=300).status_code == 200, "what costs nothing is not bound by dollars"
+
+
+def test_under_a_budget_the_context_bounds_an_answer_that_might_not_fit_in_it(site: Site) -> None:
+    unbounded = {"model": "small", "messages": ASKED["messages"]}
+    headers = {"Authorization": f"Bearer {site.keys[Role.DEVELOPER]}"}
+    site.budget(900)
+    for context, code in ((400, 200), (2048, 402), (400, 200)):
+        site.models.about = Card("small", "vllm", context=context)
+        assert site.gateway.post("/v1/chat/completions", json=unbounded, headers=headers).status_code == code
+    site.budget(100_000)
+    site.models.about = Card("small", "vllm", context=8192)
+    assert site.gateway.post("/v1/chat/completions", json=unbounded, headers=headers).status_code == 200
+    assert [body.get("max_tokens") for body in site.models.asked] == [None, None, 4096]
+
+
+def test_a_call_that_is_longer_than_the_model_takes_is_refused_by_name_and_told_what_to_set(site: Site) -> None:
+    said = "This model's maximum context length is 2048 tokens. However, you requested 4196 tokens."
+    site.models.script = [failed(400, said, "BadRequestError")]
+    answer = site.ask()
+    assert (answer.status_code, answer.json()["code"]) == (400, "CONTEXT_EXCEEDED")
+    assert "max_tokens" in answer.json()["help"] and answer.json()["error"]["code"] == "context_exceeded"
 
 
 def test_a_call_that_is_refused_by_the_engine_costs_nothing_and_one_that_breaks_off_is_estimated(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,48 @@ def test_any_document_is_read_or_refused_with_a_reason(change: dict[str, Any]) -
     model = parse_served({**LEAST, **change}, faults)
     assert (model is None) == bool(faults)
     assert all(fault.reason and fault.pointer.startswith("$") for fault in faults)
+
+
+def test_a_price_is_read_as_text_or_number_and_goes_for_the_stand_in_that_says_none() -> None:
+    faults: list[Fault] = []
+    price = {"input": "0.15", "output": 0.6, "cached": "0.075"}
+    model = parse_served({**LEAST, "gpus": {}, "price": price, "cpu": {"cpus": 2}}, faults)
+    assert model is not None and model.price is not None and model.cpu is not None, faults
+    assert (model.price.input, model.price.output, model.price.cached) == (
+        Decimal("0.15"),
+        Decimal("0.6"),
+        Decimal("0.075"),
+    )
+    assert model.price.version == "served 0.15/0.6/0.075" and model.cpu.price == model.price
+    own = parse_served({**LEAST, "gpus": {}, "price": price, "cpu": {"price": {"input": 0, "output": 1}}}, faults)
+    assert own is not None and own.cpu is not None and own.cpu.price is not None
+    assert own.cpu.price.version == "served 0/1"
+
+
+def test_every_fault_of_a_price_is_told_at_once() -> None:
+    price = {"input": "-1", "outptu": "2", "cached": True}
+    told = _faults({**LEAST, "price": price, "replicas": 0})
+    assert len(told) == 5, told
+    assert any("$.price.input" in each and "from 0 to 1000000" in each for each in told)
+    assert any("unknown key 'outptu'" in each and "output" in each for each in told)
+    assert any("output is missing" in each for each in told) and any("$.price.cached" in each for each in told)
+    for wrong in ("NaN", "Infinity", "1e999999", "a lot", None, [1]):
+        assert len(_faults({**LEAST, "price": {"input": wrong, "output": "1"}})) == 1, wrong
+    assert _faults({**LEAST, "price": "0.15"}) and _faults({**LEAST, "price": {}})
+
+
+@pytest.mark.parametrize(
+    ("change", "context"),
+    [
+        ({}, 8192),
+        ({"engine_args": {"context": 512}}, 512),
+        ({"engine": "vllm", "engine_args": {"max_model_len": 2048}}, 2048),
+        ({"engine": "vllm", "engine_args": {"max_model_len": "auto"}}, None),
+        ({"engine": "vllm"}, None),
+    ],
+)
+def test_how_much_a_model_takes_at_once_is_known_where_its_document_says_it(
+    change: dict[str, Any], context: int | None
+) -> None:
+    model = parse_served({**LEAST, **change}, [])
+    assert model is not None and model.context == context

@@ -16,9 +16,10 @@ from flowmason.ledger import day_of, entries
 from flowmason.limiter import MemoryCallLimiter, Terms
 from flowmason.model import ModelRequest, ModelResponse, OnDelta
 from flowmason.plan import Plan
+from flowmason.price import Price
 from flowmason.providers import Candidate
 from flowmason.providers.counting import estimated, worst_case
-from flowmason.providers.prices import Price, price
+from flowmason.providers.prices import price
 from flowmason.state import RunState
 from flowmason.usage import Amount, Limit, Usage, nanodollars, used
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,25 @@ def test_limits_of_an_org_are_set_by_admins(studio: Studio) -> None:
     assert studio.client.patch(path, json=heavy, headers=studio.headers()).json()["limits"]["weight"] == 2
     other = studio.client.get(path, headers=studio.other_headers())
     assert other.json()["limits"]["max_queued_runs"] is None
+
+
+def test_who_owns_as_many_orgs_as_the_operator_allows_makes_no_more(signed_up: tuple[Studio, dict[str, Any]]) -> None:
+    studio, first = signed_up
+    headers = _bearer(first["api_key"])
+    studio.services.settings = msgspec.structs.replace(studio.services.settings, max_orgs_per_user=3)
+
+    def make(slug: str) -> Any:
+        return studio.client.post("/api/v1/auth/orgs", json={"name": slug, "slug": slug}, headers=headers)
+
+    with ThreadPoolExecutor(5) as threads:
+        answers = list(threads.map(make, [f"org-{n}" for n in range(5)]))
+    assert sorted(each.status_code for each in answers) == [201, 201, 403, 403, 403]
+    refused = make("another")
+    assert refused.json()["code"] == "FORBIDDEN" and "FLOWMASON_MAX_ORGS_PER_USER" in refused.json()["help"]
+    studio.services.settings = msgspec.structs.replace(studio.services.settings, max_orgs_per_user=4)
+    assert make("another").status_code == 201
+    acme = {"name": "Acme 2", "slug": "acme-2"}
+    assert studio.client.post("/api/v1/auth/orgs", json=acme, headers=studio.headers()).status_code == 201
 
 
 def test_the_audit_log_shows_what_was_done_and_that_nothing_was_changed(

@@ -14,8 +14,12 @@ from flowmason.forecast import Spread, StageWorst, Usual, usual, worst_case
 from flowmason.ids import LOCAL_ORG, OrgId, format_path
 from flowmason.journal import Journal, RunRow
 from flowmason.plan import Plan
+from flowmason.price import Price
+from flowmason.served.reading import FOLDER, read_folder
 from flowmason.usage import Limit, Usage, dollars, limit_of
 
+SERVED = "models"
+"""The provider of models that are served."""
 LATEST = 100
 """How many completed runs tell what is usual."""
 
@@ -38,7 +42,9 @@ async def forecast(
     own = tightest_budget(msgspec.to_builtins(workspace.project.budget), budget or {})
     providers: dict[str, Any] = workspace.worker_settings("", provider=provider).options["providers"]
     rows = await journal.rows(org_id, status=("completed",), pipeline=plan.name, limit=LATEST)
-    return told(plan, rows, own, given, providers, workspace.environ)
+    declared = {} if workspace.root is None else read_folder(workspace.root / FOLDER)[0]
+    served = {name: model.price for name, model in declared.items() if model.price is not None}
+    return told(plan, rows, own, given, providers, workspace.environ, served)
 
 
 def told(
@@ -48,16 +54,17 @@ def told(
     given: Mapping[str, Any] | None,
     providers: Mapping[str, Any],
     environ: Mapping[str, str],
+    served: Mapping[str, Price],
 ) -> dict[str, Any]:
     """The same of a Plan; `rows` are the completed runs of its pipeline, the latest first, `budget` the run's own,
-    `providers` those of its workers."""
+    `providers` those of its workers, `served` the prices that served models declare, by their names."""
     worst = worst_case(plan, limit_of(budget.get("max_cost"), budget.get("max_tokens")), given)
     return {
         "pipeline": plan.name,
         "version": plan.version,
         "worst": _limit(worst.limit),
         "notes": list(worst.notes),
-        "stages": [_stage(each, providers, environ) for each in worst.stages],
+        "stages": [_stage(each, providers, environ, served) for each in worst.stages],
         "usual": _usual(_history(rows, plan, worst.limit)),
     }
 
@@ -67,16 +74,18 @@ def _history(rows: Sequence[RunRow], plan: Plan, limit: Limit) -> Usual | None:
     return usual(found, plan.id, limit)
 
 
-def _stage(worst: StageWorst, providers: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+def _stage(
+    worst: StageWorst, providers: Mapping[str, Any], environ: Mapping[str, str], served: Mapping[str, Price]
+) -> dict[str, Any]:
     return {
         "stage": format_path(worst.path),
         "worst": _limit(worst.limit),
-        "models": _models(worst.stage.llm or {}, providers, environ),
+        "models": _models(worst.stage.llm or {}, providers, environ, served),
     }
 
 
 def _models(
-    settings: Mapping[str, Any], providers: Mapping[str, Any], environ: Mapping[str, str]
+    settings: Mapping[str, Any], providers: Mapping[str, Any], environ: Mapping[str, str], served: Mapping[str, Price]
 ) -> list[dict[str, Any]]:
     """Whom a stage asks by its settings; a component may name another one when it asks."""
     from flowmason.providers import chain_of
@@ -87,15 +96,20 @@ def _models(
     found = []
     for index, member in enumerate(chain_of(str(name), providers)):
         model = (settings.get("model") or member.model) if index == 0 else member.model
-        found.append(_model(member.provider, model, settings.get("max_tokens"), providers, environ))
+        found.append(_model(member.provider, model, settings.get("max_tokens"), providers, environ, served))
     return found
 
 
 def _model(
-    name: str, model: str | None, most: int | None, providers: Mapping[str, Any], environ: Mapping[str, str]
+    name: str,
+    model: str | None,
+    most: int | None,
+    providers: Mapping[str, Any],
+    environ: Mapping[str, str],
+    served: Mapping[str, Price],
 ) -> dict[str, Any]:
     from flowmason.providers import key_variables, make_provider, settings_of
-    from flowmason.providers.counting import own_price
+    from flowmason.providers.counting import offer_of
     from flowmason.providers.prices import price_of
 
     told: dict[str, Any] = {"provider": name, "model": model, "price": None, "max_tokens": most}
@@ -106,8 +120,10 @@ def _model(
     except FlowMasonError:
         return told
     told["model"] = model or made.default_model
-    told["max_tokens"] = most or getattr(made, "max_tokens", None)
-    price = own_price(made) or price_of(name, told["model"])
+    offer = offer_of(made, model)
+    own = served.get(told["model"]) if name == SERVED else None
+    told["max_tokens"] = most or offer.max_tokens
+    price = offer.price or own or price_of(name, told["model"])
     if price is not None:
         told["price"] = {"input": f"{price.input:f}", "output": f"{price.output:f}"}
     return told

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flowmason.providers.prices import Price, price, price_of
+from flowmason.model import Offer
+from flowmason.price import NANODOLLARS_PER_TOKEN, Price
+from flowmason.providers.prices import price, price_of
 from flowmason.usage import Amount, Usage
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ _ROUND_TURN = 16
 _ROUND_SCHEMA = 512
 _ROUND_TOOLS = 1024
 """What a provider tells the model of how tools are used."""
-_NANODOLLARS_PER_TOKEN = 1000
 
 
 def estimate(request: ModelRequest, text: str) -> Usage:
@@ -41,24 +42,46 @@ def about(asked: int, given: int) -> Usage:
 def estimated(provider: ModelProvider, request: ModelRequest, text: str) -> Usage:
     """The same at the provider's price."""
     model = request.model or provider.default_model
-    return price(provider.name, model, estimate(request, text), own=own_price(provider))
+    return price(provider.name, model, estimate(request, text), own=offer_of(provider, request.model).price)
 
 
-def own_price(provider: ModelProvider) -> Price | None:
-    """The price that the project's configuration gives the provider."""
-    found: Price | None = getattr(provider, "own_price", None)
-    return found
+def offer_of(provider: ModelProvider, model: str | None) -> Offer:
+    """What is known of a model beforehand: what its provider says of it, else what the project configures for all of
+    the provider's models."""
+    asked = getattr(provider, "offer", None)
+    found: Offer | None = None if asked is None else asked(model)
+    own, most = getattr(provider, "own_price", None), getattr(provider, "max_tokens", None)
+    return found or Offer(price=own, max_tokens=most)
 
 
 def bounded(provider: ModelProvider, request: ModelRequest) -> ModelRequest:
-    """The request with a bound on its answer: its own, its provider's configured one, or `LONGEST_ANSWER`."""
-    most = request.max_tokens or getattr(provider, "max_tokens", None) or LONGEST_ANSWER
-    return msgspec.structs.replace(request, max_tokens=int(most))
+    """The request with a bound on its answer: its own, its provider's configured one, or `LONGEST_ANSWER`.
+
+    Where so long an answer may not fit in what the model takes at once, none is said: its server ends the answer
+    there, and might refuse a call that asks for more.
+    """
+    offer = offer_of(provider, request.model)
+    most = request.max_tokens or offer.max_tokens
+    if most is None and fits(offer.context, _read(request)):
+        most = LONGEST_ANSWER
+    return msgspec.structs.replace(request, max_tokens=most)
+
+
+def fits(context: int | None, read: int) -> bool:
+    """Whether `LONGEST_ANSWER` fits in a context beside an input of at most `read` tokens, or nobody knows."""
+    return context is None or read + LONGEST_ANSWER <= context
+
+
+def within(context: int | None, read: int, most: int | None) -> tuple[int, int]:
+    """The most input and output tokens of a call: neither is more than the context, where that is known."""
+    written = most or (LONGEST_ANSWER if context is None else context)
+    return (read, written) if context is None else (min(read, context), min(written, context))
 
 
 def likely(provider: ModelProvider, request: ModelRequest) -> int:
     """How many tokens a call is likely to use at most: about its prompt, and the longest answer that it may give."""
-    return estimate(request, "").input_tokens + (bounded(provider, request).max_tokens or 0)
+    read, context = estimate(request, "").input_tokens, offer_of(provider, request.model).context
+    return sum(within(context, read, bounded(provider, request).max_tokens))
 
 
 def input_bound(sent: bytes, turns: int, schema: bytes = b"") -> int:
@@ -75,17 +98,22 @@ def worst_case(provider: ModelProvider, request: ModelRequest) -> tuple[Amount, 
     The bytes of all that is sent (prompts, turns, schema, tools, whatever else the request holds) bound the input, with
     some more for what providers wrap around it.
     """
+    offer = offer_of(provider, request.model)
+    read, written = within(offer.context, _read(request), request.max_tokens)
+    found = offer.price or price_of(provider.name, request.model or provider.default_model)
+    money = None if found is None else dearest(found, read, written)
+    return Amount(money or 0, read + written), money is not None
+
+
+def _read(request: ModelRequest) -> int:
     schema = b"" if request.json_schema is None else msgspec.json.encode(request.json_schema)
     read = input_bound(msgspec.json.encode(request), len(request.conversation()), schema)
     if request.tools:
         read += _ROUND_TOOLS + _ROUND_TURN * len(request.tools)
-    written = request.max_tokens or LONGEST_ANSWER
-    found = own_price(provider) or price_of(provider.name, request.model or provider.default_model)
-    money = None if found is None else _dearest(found, read, written)
-    return Amount(money or 0, read + written), money is not None
+    return read
 
 
-def _dearest(found: Price, read: int, written: int) -> int | None:
+def dearest(found: Price, read: int, written: int) -> int | None:
     """Nano-dollars at the dearest of what such a call can cost; None where that is not known."""
     tiers = [(found.input, found.output, found.cached, found.cache_write)]
     long = found.long_prompt
@@ -95,6 +123,6 @@ def _dearest(found: Price, read: int, written: int) -> int | None:
         tiers.append((long.input, long.output, long.cached, long.cache_write))
     most = Decimal(0)
     for input_, output, cached, cache_write in tiers:
-        dearest = max(each for each in (input_, cached, cache_write) if each is not None)
-        most = max(most, dearest * read + output * written)
-    return int((most * _NANODOLLARS_PER_TOKEN).to_integral_value(ROUND_CEILING))
+        highest = max(each for each in (input_, cached, cache_write) if each is not None)
+        most = max(most, highest * read + output * written)
+    return int((most * NANODOLLARS_PER_TOKEN).to_integral_value(ROUND_CEILING))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
@@ -10,6 +11,15 @@ from typing import Any
 from flowmason.errors import Code, EgressError, ProviderError, Retry
 
 _LONGEST_WAIT_MS = 3_600_000
+_TOO_LONG = ("exceed_context_size_error", "context_length_exceeded")
+_TOO_LONG_WORDS = re.compile(
+    "maximum context length|exceeds the available context size|prompt is too long|longer than the maximum model length",
+    re.IGNORECASE,
+)
+CONTEXT_HELP = (
+    "Ask with a shorter prompt or a lower max_tokens in llm_settings; a served model takes more at once where its "
+    "engine_args say so (llamacpp: context, vllm: max_model_len)."
+)
 _OUT_OF_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_error")
 
 
@@ -27,7 +37,14 @@ def of_status(name: str, status: int, message: str, headers: Mapping[str, str], 
         return _later(text, Code.RATE_LIMITED, details, headers)
     if status in (408, 409) or status >= 500:
         return _later(text, Code.CONNECTIVITY, details, headers)
+    if too_long(status, message, kind):
+        return ProviderError(text, code=Code.CONTEXT_EXCEEDED, details=details, help=CONTEXT_HELP)
     return ProviderError(text, code=Code.PROVIDER, details=details)
+
+
+def too_long(status: int, message: str, kind: str = "") -> bool:
+    """Whether a refusal says that prompt and answer do not fit in what the model takes at once."""
+    return status in (400, 413, 422) and (kind in _TOO_LONG or _TOO_LONG_WORDS.search(message) is not None)
 
 
 _KINDS = {

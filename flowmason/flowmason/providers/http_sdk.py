@@ -15,8 +15,9 @@ import msgspec
 from flowmason.egress import EgressPolicy, as_address, authority
 from flowmason.errors import Code, EgressError, EngineUnavailableError, FlowMasonError, ProviderError, UsageError
 from flowmason.model import Abilities, ModelRequest, ModelResponse, OnDelta
+from flowmason.price import Price
 from flowmason.providers import failures
-from flowmason.providers.prices import Price, read_price
+from flowmason.providers.prices import read_price
 from flowmason.providers.settings import ProviderSettings
 from flowmason.secrets import Masker
 

@@ -12,9 +12,9 @@ import msgspec
 
 from flowmason.errors import UsageError
 from flowmason.model import ModelRequest, ModelResponse, OnDelta
+from flowmason.price import Price
 from flowmason.providers import failures
 from flowmason.providers.instances import instance_of
-from flowmason.providers.prices import Price
 from flowmason.providers.prices import price as priced
 from flowmason.usage import Usage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from decimal import Decimal
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -12,51 +12,10 @@ from typing import Any
 import msgspec
 
 from flowmason.errors import UsageError
+from flowmason.price import DEAREST, Price, amount
 from flowmason.usage import Usage
 
-_NANODOLLARS_PER_TOKEN = 1000  # at one dollar per million tokens
 _DATED = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2}|latest)$")
-
-
-class LongPrompt(msgspec.Struct, frozen=True):
-    """What a whole call costs whose input is larger than `above` tokens; without `input` and `output`: not known."""
-
-    above: int
-    input: Decimal | None = None
-    output: Decimal | None = None
-    cached: Decimal | None = None
-    cache_write: Decimal | None = None
-
-
-class Price(msgspec.Struct, frozen=True):
-    """Dollars per million tokens. None: as `input`."""
-
-    input: Decimal
-    output: Decimal
-    cached: Decimal | None = None
-    """Input tokens read from the provider's cache."""
-    cache_write: Decimal | None = None
-    """Input tokens written to it."""
-    long_prompt: LongPrompt | None = None
-
-    def of(self, usage: Usage, cache_write_tokens: int = 0) -> int | None:
-        """Nano-dollars for one call, of whose input tokens `cache_write_tokens` were written to the cache; None: not
-        known for so long a prompt."""
-        long = self.long_prompt
-        if long is not None and usage.input_tokens > long.above:
-            if long.input is None or long.output is None:
-                return None
-            return Price(long.input, long.output, long.cached, long.cache_write).of(usage, cache_write_tokens)
-        cached = self.input if self.cached is None else self.cached
-        written = self.input if self.cache_write is None else self.cache_write
-        plain = usage.input_tokens - usage.cached_tokens - cache_write_tokens
-        dollars = (
-            self.input * plain
-            + cached * usage.cached_tokens
-            + written * cache_write_tokens
-            + self.output * usage.output_tokens
-        )
-        return int((dollars * _NANODOLLARS_PER_TOKEN).to_integral_value(ROUND_HALF_UP))
 
 
 class _Table(msgspec.Struct, frozen=True):
@@ -85,11 +44,11 @@ def price_of(provider: str, model: str) -> Price | None:
 def price(provider: str, model: str, usage: Usage, *, own: Price | None = None, cache_write_tokens: int = 0) -> Usage:
     """`usage` of one call with provider, model and cost filled in; the cost is None where no price is known.
 
-    `own` is the project's price for this provider; it goes before the table.
+    `own` is the project's price for this provider, or what a served model declares; it goes before the table.
     """
     found = own or price_of(provider, model)
     cost = None if found is None else found.of(usage, cache_write_tokens)
-    prices = "" if cost is None else "project" if own is not None else prices_version()
+    prices = "" if cost is None else own.version if own is not None else prices_version()
     return msgspec.structs.replace(usage, provider=provider, model=model, cost_nanodollars=cost, prices=prices)
 
 
@@ -109,10 +68,10 @@ def read_price(name: str, given: Any) -> Price | None:
         raise UsageError(
             f"providers.{name}.extra.price needs input and output, and knows {', '.join(known)}", help=help_
         )
-    try:
-        amounts = {key: Decimal(str(value)) for key, value in given.items()}
-    except InvalidOperation:
-        raise UsageError(f"providers.{name}.extra.price holds something that is no number", help=help_) from None
-    if any(not amount.is_finite() or amount < 0 for amount in amounts.values()):
-        raise UsageError(f"providers.{name}.extra.price holds an amount below zero", help=help_)
-    return Price(amounts["input"], amounts["output"], amounts.get("cached"), amounts.get("cache_write"))
+    amounts = {key: amount(value) for key, value in given.items()}
+    wrong = [key for key, found in amounts.items() if found is None]
+    if wrong:
+        raise UsageError(
+            f"providers.{name}.extra.price: {', '.join(wrong)} is no amount from 0 to {DEAREST}", help=help_
+        )
+    return msgspec.convert({key: found for key, found in amounts.items() if found is not None}, Price)

@@ -15,6 +15,7 @@ from flowmason.model import ModelProvider, ModelRequest, ModelResponse, OnDelta,
 from flowmason.providers.counting import estimated
 from flowmason.usage import Usage
 
+_REFUSED = (Code.PROVIDER, Code.CONTEXT_EXCEEDED)
 MOST_RESUMPTIONS = 3
 """Of one answer."""
 _WAITS_S = (0.0, 0.5, 2.0)
@@ -46,7 +47,7 @@ async def ask_through(
         except ProviderError as error:
             if part.pieces:
                 usage += estimated(provider, asked, part.text)
-            elif broken is not None and error.failure.code == Code.PROVIDER:
+            elif broken is not None and error.failure.code in _REFUSED:
                 raise broken from error  # it refuses to go on from there
             text, pieces = text + part.text, pieces + part.pieces
             if not text:

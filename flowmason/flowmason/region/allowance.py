@@ -150,6 +150,7 @@ class Spending:
         return f"{failure.code}: {failure.message}"[:_LONGEST_REASON]
 
     async def _hold(self, provider: ModelProvider, request: ModelRequest) -> tuple[ModelRequest, Amount]:
+        from flowmason.model import learn_of
         from flowmason.providers.counting import bounded, worst_case
 
         stage, limit = self._stage.stage, self._limit
@@ -160,6 +161,7 @@ class Spending:
                 help='Declare effect="idempotent" on the component: pure work may be repeated without a record.',
             )
         assert limit is not None
+        await learn_of(provider, request.model)
         request = bounded(provider, request)
         worst, known = worst_case(provider, request)
         if not known and limit.nanodollars is not None:

@@ -8,6 +8,10 @@ from typing import Any
 import msgspec
 
 from flowmason.errors import UsageError
+from flowmason.price import Price
+
+CONTEXT = 8192
+"""Tokens of one call on llama.cpp where its `context` does not say."""
 
 
 class SourceKind(StrEnum):
@@ -112,6 +116,8 @@ class ServedModel(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """Calls that a replica takes at once; more wait at the caller's side."""
     defaults: Defaults = Defaults()
     adapters: tuple[Adapter, ...] = ()
+    price: Price | None = None
+    """What its calls cost, its adapters' too; None: nothing."""
     cpu: ServedModel | None = None
     """What is served in its place by a cluster that lacks the GPUs."""
 
@@ -119,6 +125,14 @@ class ServedModel(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     def least_replicas(self) -> int:
         """How many replicas a cluster must have room for."""
         return self.replicas if self.autoscaling is None else max(1, self.autoscaling.min)
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens of prompt and answer it takes at once; None: what the weights say."""
+        if self.engine is Engine.LLAMACPP:
+            return int(self.engine_args.get("context", CONTEXT))
+        said = self.engine_args.get("max_model_len")
+        return said if isinstance(said, int) and not isinstance(said, bool) and said > 0 else None
 
     def adapter(self, name: str) -> Adapter:
         """The adapter of a name. Raises `UsageError` where there is none."""

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from flowmason.errors import Fault, did_you_mean
+from flowmason.price import DEAREST, Price, amount
 from flowmason.served.model import (
     Adapter,
     Autoscaling,
@@ -25,9 +26,9 @@ _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _KEYS = (
     "name", "description", "source", "engine", "engine_args", "gpus", "cpus", "replicas", "autoscaling", "max_ongoing",
-    "defaults", "adapters", "cpu",
+    "defaults", "adapters", "price", "cpu",
 )  # fmt: skip
-_CPU_KEYS = ("source", "engine", "engine_args", "cpus", "replicas", "autoscaling", "max_ongoing", "adapters")
+_CPU_KEYS = ("source", "engine", "engine_args", "cpus", "replicas", "autoscaling", "max_ongoing", "adapters", "price")
 _SOURCE_KEYS = (*(str(each) for each in SourceKind), "file", "revision", "sha256")
 _LLAMACPP = ("threads", "context", "parallel", "batch", "gpu_layers")
 _BY_US = {
@@ -40,6 +41,7 @@ _BY_US = {
     "max_num_seqs": "max_ongoing",
 }
 """vLLM's engine arguments that other keys of ours say."""
+_PRICE_KEYS = ("input", "output", "cached")
 _MOST = 10_000
 
 
@@ -104,6 +106,7 @@ def _served(reader: _Reader, at: str, value: Mapping[str, Any], other: Mapping[s
         reader.wrong(f"{at}.autoscaling", "a model has either replicas or autoscaling")
     found["max_ongoing"] = reader.whole(at, value, "max_ongoing", 1, _MOST) or 16
     found["adapters"] = _adapters(reader, at, value)
+    found["price"] = _price(reader, at, value) if other is None or "price" in value else other["price"]
     return found
 
 
@@ -226,6 +229,28 @@ def _defaults(reader: _Reader, given: Any) -> Defaults:
     top_p = reader.number("$.defaults", given, "top_p", 0, 1)
     most = reader.whole("$.defaults", given, "max_tokens", 1, 10_000_000)
     return Defaults(temperature, top_p, most, reader.text("$.defaults", given, "system_prompt"))
+
+
+def _price(reader: _Reader, at: str, value: Mapping[str, Any]) -> Price | None:
+    given = reader.object(at, value, "price")
+    if given is None:
+        return None
+    at = f"{at}.price"
+    reader.keys(at, given, _PRICE_KEYS)
+    amounts = {}
+    for key in _PRICE_KEYS:
+        if key in given:
+            amounts[key] = amount(given[key])
+            if amounts[key] is None:
+                reader.wrong(f"{at}.{key}", f"must be dollars per million tokens, from 0 to {DEAREST}")
+        elif key != "cached":
+            reader.wrong(at, f"{key} is missing: dollars per million tokens")
+    input_, output, cached = (amounts.get(key) for key in _PRICE_KEYS)
+    if input_ is None or output is None:
+        return None
+    # The ledger notes with a call by which price it was counted: a served model's has no table that could be looked up.
+    shown = "/".join(f"{each:f}" for each in (input_, output, cached) if each is not None)
+    return Price(input_, output, cached, version=f"served {shown}")
 
 
 def _adapters(reader: _Reader, at: str, value: Mapping[str, Any]) -> tuple[Adapter, ...]:

@@ -14,6 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from flowmason.errors import Code, UsageError
 from flowmason.journal_sql import open_journal
+from flowmason.providers import failures
 from flowmason.studio.identity.callers import Caller
 from flowmason.studio.identity.permissions import Permission
 from flowmason_serve_apps.llm.bodies import ChatAsked, CompletionAsked
@@ -40,6 +41,12 @@ class ModelError(Exception):
         super().__init__(str(error.get("message") or "the model failed"))
         given = error.get("code")
         self.status = given if isinstance(given, int) and 400 <= given < 600 else 500
+        self.too_long = failures.too_long(self.status, str(self), str(error.get("type") or ""))
+
+    @property
+    def code(self) -> str:
+        """The failure's name, as the Studio's problems have it."""
+        return str(Code.CONTEXT_EXCEEDED if self.too_long else _CODES.get(self.status, Code.PROVIDER))
 
 
 def make_gateway(models: Models, settings: StudioSettings | None = None, services: Services | None = None) -> FastAPI:
@@ -68,8 +75,8 @@ def make_gateway(models: Models, settings: StudioSettings | None = None, service
 
     @app.exception_handler(ModelError)
     async def _failed(request: Request, error: ModelError) -> Response:
-        code = str(_CODES.get(error.status, Code.PROVIDER))
-        return problems.problem(error.status, str(error), code=code, instance=request.url.path)
+        help_ = failures.CONTEXT_HELP if error.too_long else None
+        return problems.problem(error.status, str(error), code=error.code, instance=request.url.path, help=help_)
 
     @app.get("/health", operation_id="health")
     async def health() -> dict[str, str]:
@@ -141,8 +148,7 @@ async def _events(first: Chunk | None, rest: AsyncGenerator[Chunk, None], with_u
                 if chunk.get("choices") or with_usage:
                     yield _event(chunk)
     except ModelError as error:
-        code = str(_CODES.get(error.status, Code.PROVIDER))
-        yield _event({"error": {"message": str(error), "type": code.lower(), "code": error.status}})
+        yield _event({"error": {"message": str(error), "type": error.code.lower(), "code": error.status}})
     yield _DONE
 
 
@@ -169,7 +175,10 @@ async def _gone(request: Request) -> None:
 
 
 def _listed(card: Card) -> list[dict[str, Any]]:
-    about = {"object": "model", "created": 0, "owned_by": "flowmason", "engine": card.engine}
+    about = {"object": "model", "created": 0, "owned_by": "flowmason", "engine": card.engine, "context": card.context}
+    if card.price is not None:
+        amounts = {"input": card.price.input, "output": card.price.output, "cached": card.price.cached}
+        about["price"] = {key: f"{each:f}" for key, each in amounts.items() if each is not None}
     return [
         {"id": card.name, **about, "description": card.description},
         *({"id": each, **about, "parent": card.name} for each in card.adapters),

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from flowmason.price import Price
 from flowmason.served import ServedModel
 from flowmason.usage import Usage
 
@@ -56,6 +57,10 @@ class Card(msgspec.Struct, frozen=True):
     """How long an answer may be where the caller does not say."""
     system_bytes: int = 0
     """Of the system prompt that goes before a conversation without one."""
+    price: Price | None = None
+    """None: its calls cost nothing."""
+    context: int | None = None
+    """How many tokens of prompt and answer it takes at once, where that is known."""
 
     @classmethod
     def of(cls, model: ServedModel) -> Card:
@@ -63,7 +68,10 @@ class Card(msgspec.Struct, frozen=True):
         adapters = tuple(f"{model.name}/{each.name}" for each in model.adapters)
         defaults = model.defaults
         system = len((defaults.system_prompt or "").encode())
-        return cls(model.name, str(model.engine), model.description, adapters, defaults.max_tokens, system)
+        return cls(
+            model.name, str(model.engine), model.description, adapters, defaults.max_tokens, system, model.price,
+            model.context,
+        )  # fmt: skip
 
 
 def completed(body: Body, model: ServedModel) -> Body:

@@ -16,6 +16,8 @@ from flowmason_serve_apps.llm.engines import Body, Card, Chunk, Counts
 _LISTED_S = 2.0
 """For how long a list of the models is believed."""
 _DESCRIBED_S = 5.0
+_TOLD_S = 10.0
+"""For how long the details of a model are believed."""
 
 
 def in_cluster() -> bool:
@@ -37,6 +39,7 @@ class Handles:
         self._handles: dict[str, Any] = {}
         self._cards: dict[tuple[str, float], Card] = {}
         self._listed: tuple[float, dict[str, Card]] = (float("-inf"), {})
+        self._told: dict[str, tuple[float, Card]] = {}
         self._lock = asyncio.Lock()
 
     async def answer(self, body: Body) -> AsyncGenerator[Chunk, None]:
@@ -72,6 +75,33 @@ class Handles:
             if time.monotonic() - self._listed[0] > _LISTED_S:
                 self._listed = (time.monotonic(), await self._list())
             return self._listed[1]
+
+    async def card(self, model: str) -> Card:
+        """The details of one model, at most `_TOLD_S` old; waits for a replica where none has told them yet.
+
+        Raises as `answer` does.
+        """
+        kept = self._told.get(model)
+        asked = time.monotonic()
+        if kept is not None and asked - kept[0] < _TOLD_S:
+            return kept[1]
+        found: Card | None = None
+        with suppress(Exception):  # a controller that restarts: replicas answer meanwhile
+            found = (await self.cards()).get(model)
+        if found is None or not found.engine:
+            found = kept[1] if kept is not None else await self._described(model)
+        self._told[model] = (asked, found)
+        return found
+
+    async def _described(self, model: str) -> Card:
+        handle = await self._handle(model)
+        from ray.exceptions import RayError
+
+        try:
+            told: Card = await handle.describe.remote()
+        except RayError as error:
+            raise EngineUnavailableError(f"the model's replica is gone: {type(error).__name__}") from error
+        return told
 
     async def _list(self) -> dict[str, Card]:
         from ray import serve

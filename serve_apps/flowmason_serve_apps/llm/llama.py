@@ -13,6 +13,7 @@ from typing import Any
 from flowmason.errors import FlowMasonError
 from flowmason.providers.llama_server import BATCH, open_server
 from flowmason.served import ServedModel, names
+from flowmason.served.model import CONTEXT
 from flowmason.served.sources import fetch
 from flowmason_serve_apps.llm.engines import Body, Card, Chunk, Counts, completed, failed
 
@@ -31,7 +32,7 @@ class LlamaEngine:
         self._server: Any = open_server(
             fetch(model.source, os.environ),
             threads=int(arguments.get("threads", 1)),
-            context=int(arguments.get("context", 8192)),
+            context=model.context or CONTEXT,
             parallel=self._parallel,
             batch=int(arguments.get("batch", BATCH)),
             gpu_layers=int(arguments.get("gpu_layers", 0)),

@@ -11,13 +11,15 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import aclosing
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
 from flowmason.egress import EgressPolicy
 from flowmason.errors import Code, EngineUnavailableError, FlowMasonError, UsageError
-from flowmason.model import ModelProvider, ModelRequest, ModelResponse, OnDelta
+from flowmason.model import ModelProvider, ModelRequest, ModelResponse, Offer, OnDelta
+from flowmason.price import Price
 from flowmason.providers import ProviderSettings, failures
 from flowmason.providers.counting import estimate
 from flowmason.providers.http_sdk import with_defaults
@@ -26,11 +28,14 @@ from flowmason.providers.prices import price, read_price
 from flowmason.remote.orgs import OrgBook
 from flowmason.served import names
 from flowmason.usage import Usage
-from flowmason_serve_apps.llm.engines import Body, usage_of
+from flowmason_serve_apps.llm.engines import Body, Card, usage_of
 from flowmason_serve_apps.llm.handles import Handles, in_cluster
 
 _ELSEWHERE_S = 5.0
 """For how long it is believed that this process belongs to no cluster with a Serve."""
+_LEARNT_S = 30.0
+"""For how long it is believed what a model costs, and how much it takes."""
+FREE = Price(Decimal(0), Decimal(0), version="served")
 _KEY = "FLOWMASON_API_KEY"
 
 
@@ -42,7 +47,8 @@ def make(name: str, settings: ProviderSettings, *, egress: EgressPolicy, environ
 class ServedProvider:
     """`ModelProvider` over served models. Settings: `model`, `base_url`, `api_key_env`, and `extra` as for any server.
 
-    A call of a model on machines of one's own costs nothing, unless `extra.price` says what it does.
+    A call of a model on machines of one's own costs nothing, unless its document or, before that, `extra.price` says
+    what it does.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class ServedProvider:
         self._environ = environ
         self._handles: tuple[asyncio.AbstractEventLoop, Handles] | None = None
         self._elsewhere_until = float("-inf")
+        self._cards: dict[str | None, tuple[float, Card]] = {}
         self._remote: OpenAIShapedProvider | None = None
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelResponse:
@@ -68,10 +75,10 @@ class ServedProvider:
         handles = await self._near()
         if handles is None:
             return await self._over_http().generate(request, on_delta)
-        model = request.model or await self._only(handles)
         try:
             async with asyncio.timeout(request.timeout_s) as scope:
-                return await self._ask(handles, model, request, on_delta)
+                card = await self._card(handles, request.model)
+                return await self._ask(handles, request.model or card.name, request, on_delta)
         except TimeoutError as error:
             if scope.expired() and request.timeout_s is not None:
                 raise failures.too_slow(self.name, request.timeout_s) from error
@@ -80,6 +87,38 @@ class ServedProvider:
             raise failures.unreachable(self.name, str(error)) from error
         except UsageError as error:
             raise failures.of_status(self.name, 404, str(error), {}, "not_found_error") from error
+
+    def offer(self, model: str | None) -> Offer | None:
+        """What the model's document says of it, once it was learnt; None where it is served elsewhere."""
+        known = self._cards.get(model or self._settings.model)
+        if known is None:
+            return None
+        card = known[1]
+        return Offer(
+            price=self.own_price or card.price or FREE,
+            context=card.context,
+            max_tokens=self.max_tokens or card.max_tokens,
+        )
+
+    async def learn(self, model: str | None) -> None:
+        """Ask what the model costs and how much it takes. Raises `ProviderError` where nobody serves it."""
+        handles = await self._near()
+        if handles is None:
+            return
+        try:
+            await self._card(handles, model or self._settings.model)
+        except EngineUnavailableError as error:
+            raise failures.unreachable(self.name, str(error)) from error
+        except UsageError as error:
+            raise failures.of_status(self.name, 404, str(error), {}, "not_found_error") from error
+
+    async def _card(self, handles: Handles, model: str | None) -> Card:
+        known = self._cards.get(model)
+        if known is None or time.monotonic() - known[0] > _LEARNT_S:
+            asked = time.monotonic()
+            card = await handles.card(names.adapted(model or await self._only(handles))[0])
+            known = self._cards[model] = (asked, card)
+        return known[1]
 
     async def close(self) -> None:
         """Close connections. Handles have none of their own."""
@@ -108,7 +147,9 @@ class ServedProvider:
         if finish is None:
             raise failures.unreachable(self.name, "the answer broke off")
         whole = "".join(pieces)
-        counted = price(self.name, model, usage or estimate(request, whole), own=self.own_price)
+        offer = self.offer(request.model)
+        own = self.own_price if offer is None else offer.price
+        counted = price(self.name, model, usage or estimate(request, whole), own=own)
         return ModelResponse(whole, model, finish, counted)
 
     async def _near(self) -> Handles | None:

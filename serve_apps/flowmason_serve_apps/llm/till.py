@@ -21,7 +21,7 @@ from flowmason.errors import Code, FencedError, FlowMasonError, JournalError, Us
 from flowmason.ids import ConductorId, Ids, OrgId
 from flowmason.journal import Journal
 from flowmason.ledger import OrgCall
-from flowmason.providers.counting import LONGEST_ANSWER, about, input_bound
+from flowmason.providers.counting import LONGEST_ANSWER, about, dearest, fits, input_bound, within
 from flowmason.providers.prices import price
 from flowmason.served import names
 from flowmason.slices import Taken
@@ -48,6 +48,8 @@ class Models(Protocol):
     def answer(self, body: Body) -> AsyncGenerator[Chunk, None]: ...
 
     async def cards(self) -> dict[str, Card]: ...
+
+    async def card(self, model: str) -> Card: ...
 
 
 class Till:
@@ -80,7 +82,8 @@ class Till:
         `RATE_LIMITED` where others hold for longer than `waits_s` what they may leave.
         """
         made = OrgCall(self._ids.call(), caller.org_id, caller.actor, PROVIDER, str(body["model"]))
-        body = await self._held(models, body, made)
+        card = await models.card(names.adapted(made.model)[0])
+        body = await self._held(card, body, made)
         begun, given, usage, failure, whole = self._now(), 0, None, "", False
         try:
             async with aclosing(models.answer(body)) as answer:
@@ -96,7 +99,7 @@ class Till:
             failure = str(error) or type(error).__name__
             raise
         finally:
-            call = _call(made, body, given, usage, failure, whole)
+            call = _call(made, card, body, given, usage, failure, whole)
             call = msgspec.structs.replace(call, started_at=begun, duration_ms=max(0, self._now() - begun))
             note = asyncio.create_task(self._note(made, call))
             self._notes.add(note)
@@ -109,18 +112,19 @@ class Till:
         except JournalError as error:
             log.error("the call %s of %s is in no ledger: %s", made.id, made.org_id, error)
 
-    async def _held(self, models: Models, body: Body, made: OrgCall) -> Body:
-        """What is sent, once it is held: under a budget an answer has a bound."""
+    async def _held(self, card: Card, body: Body, made: OrgCall) -> Body:
+        """What is sent, once it is held: under a budget an answer has a bound, ours or the model's context."""
         if not await self._limit(made.org_id):
             return body
-        card = (await models.cards()).get(names.adapted(made.model)[0]) or Card(made.model, "")
-        most = body.get("max_completion_tokens") or body.get("max_tokens") or card.max_tokens
-        if most is None:
-            most = LONGEST_ANSWER
-            body = {**body, "max_tokens": most}
         schema = msgspec.json.encode(body.get("response_format")) if "response_format" in body else b""
         read = input_bound(msgspec.json.encode(body), len(body.get("messages", ())) + 1, schema) + card.system_bytes
-        need = Amount(0, read + most)
+        most = body.get("max_completion_tokens") or body.get("max_tokens") or card.max_tokens
+        if most is None and fits(card.context, read):
+            most = LONGEST_ANSWER
+            body = {**body, "max_tokens": most}
+        read, written = within(card.context, read, most)
+        money = None if card.price is None else dearest(card.price, read, written)
+        need = Amount(money or 0, read + written)
         give_up = time.monotonic() + self._waits_s
         refused = await self._hold(made, need)
         while refused is not None and refused.may_come and time.monotonic() < give_up:
@@ -182,13 +186,13 @@ class Till:
         return known[0]
 
 
-def _call(made: OrgCall, body: Body, given: int, usage: Usage | None, failure: str, whole: bool) -> Call:
+def _call(made: OrgCall, card: Card, body: Body, given: int, usage: Usage | None, failure: str, whole: bool) -> Call:
     """What is noted of a call: what the engine counted, else our own count."""
     if not whole and failure and not given:
         return Call(made.provider, made.model, CallEnd.FAILED, failure=failure[:_LONGEST_REASON])
     if usage is None:
         asked = len(body.get("prompt", "")) + sum(len(turn["content"]) for turn in body.get("messages", ()))
         usage = about(asked, given)
-    counted = price(made.provider, made.model, usage)
+    counted = price(made.provider, made.model, usage, own=card.price)
     call = call_of(counted, made.provider, made.model, CallEnd.ANSWERED if whole else CallEnd.ABORTED)
     return msgspec.structs.replace(call, failure=failure[:_LONGEST_REASON])

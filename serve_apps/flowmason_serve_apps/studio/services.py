@@ -25,6 +25,7 @@ from flowmason.studio.pipelines import StoredPipeline
 from flowmason.studio.scope import StudioStore
 from flowmason.studio.sealing import Sealer, open_sealer
 from flowmason.values import ValueStore
+from flowmason_serve_apps.llm.handles import Handles
 from flowmason_serve_apps.studio.beats import Beats
 from flowmason_serve_apps.studio.details import Details
 from flowmason_serve_apps.studio.guard.authentication import Authenticator
@@ -69,6 +70,8 @@ class Services:
     states: States = field(init=False, default_factory=States)
     beats: Beats = field(init=False)
     sizes: Sizes = field(init=False)
+    served: Handles = field(init=False, default_factory=Handles)
+    """The models that are served on the cluster of this process, if it is on one."""
     together: Together = field(init=False, default_factory=Together)
     sockets: Counter[str] = field(init=False, default_factory=Counter)
     """Open WebSockets by user."""

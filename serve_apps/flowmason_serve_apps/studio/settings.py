@@ -38,6 +38,8 @@ class StudioSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of a file that is uploaded to be part of an input."""
     max_org_weight: int = 1
     """The largest weight beside other orgs that an org may give itself: what one gets, others do not."""
+    max_orgs_per_user: int = 20
+    """Of how many orgs somebody may be an owner and still make another one: every org has a share of its own."""
     forwarded_header: str | None = None
     """The header whose last entry says who asks, in lower case: only a proxy of ours may be able to set it. None: the
     peer asks for itself."""
@@ -76,6 +78,7 @@ def settings_from(environ: Mapping[str, str] | None = None) -> StudioSettings:
         sign_ins_per_minute=int(given.get("FLOWMASON_SIGN_INS_PER_MINUTE", defaults.sign_ins_per_minute)),
         max_blob_bytes=int(given.get("FLOWMASON_MAX_BLOB_BYTES", defaults.max_blob_bytes)),
         max_org_weight=int(given.get("FLOWMASON_MAX_ORG_WEIGHT", defaults.max_org_weight)),
+        max_orgs_per_user=int(given.get("FLOWMASON_MAX_ORGS_PER_USER", defaults.max_orgs_per_user)),
         smtp_url=given.get("FLOWMASON_SMTP_URL") or None,
         mail_from=given.get("FLOWMASON_MAIL_FROM", defaults.mail_from),
     )

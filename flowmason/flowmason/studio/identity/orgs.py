@@ -48,10 +48,23 @@ def current(store: StudioStore, org_id: OrgId) -> Org:
         return _org(scope)
 
 
-def create(store: StudioStore, caller: Caller, name: str, slug: str, now: int) -> Org:
-    """A new org whose first owner is the caller. Raises `UsageError` (CONFLICT) for a slug that is taken."""
+def create(store: StudioStore, caller: Caller, name: str, slug: str, now: int, *, most: int) -> Org:
+    """A new org whose first owner is the caller, who may be the owner of `most` in all.
+
+    Raises `UsageError`: CONFLICT for a slug that is taken, FORBIDDEN for one org too many.
+    """
     org_id = OrgId(new_id("org"))
-    with store.scope(org_id) as scope:
+    members, users = schema.members.c, schema.users.c
+    with store.scope(org_id, user=caller.user_id) as scope:
+        # The user is locked, so that orgs that are asked for together are counted one after the other.
+        scope.system.execute(sa.select(users.user_id).where(users.user_id == caller.user_id).with_for_update())
+        owned = sa.select(sa.func.count()).where(members.user_id == caller.user_id, members.role == Role.OWNER.value)
+        if scope.system.execute(owned).scalar_one() >= most:
+            raise UsageError(
+                f"you are the owner of {most} orgs or more already, and every org has a share of its own",
+                code=Code.FORBIDDEN,
+                help="The operator of the Studio allows more by FLOWMASON_MAX_ORGS_PER_USER.",
+            )
         add(scope, name, slug, caller.user_id, now)
         made = _org(scope)
         audit.record(

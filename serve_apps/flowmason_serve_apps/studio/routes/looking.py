@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Annotated, Any
 
 import msgspec
@@ -13,12 +14,14 @@ from flowmason.assembly.forecasting import LATEST
 from flowmason.assembly.outcome import moment
 from flowmason.ids import RunId
 from flowmason.ledger import day_of, told
+from flowmason.price import Price
 from flowmason.slices import Day
 from flowmason.studio.identity import orgs
 from flowmason.studio.identity.callers import Caller
 from flowmason.usage import Limit as UsageLimit
 from flowmason.usage import dollars, limit_of
 from flowmason.waiting import Why
+from flowmason_serve_apps.llm.handles import in_cluster
 from flowmason_serve_apps.studio import counting, reasons, running
 from flowmason_serve_apps.studio.models import looking as models
 from flowmason_serve_apps.studio.models.forecasts import Forecast, ForecastIn
@@ -27,7 +30,9 @@ from flowmason_serve_apps.studio.routes.runs import Run
 from flowmason_serve_apps.studio.services import Services
 
 router = APIRouter(tags=["runs"])
+log = logging.getLogger("flowmason.studio")
 _DAY_MS = 24 * 3600 * 1000
+_SERVED_S = 5.0
 
 
 @router.get("/runs/{run_id}/why", operation_id="runs_why")
@@ -69,7 +74,23 @@ async def run_forecast(services: Given, caller: RunStarter, body: ForecastIn) ->
     page = await services.runs.org(caller.org_id).rows(status=("completed",), pipeline=plan.name, limit=LATEST)
     budget = body.options.budget.model_dump(exclude_none=True) if body.options.budget is not None else {}
     providers = {"default": body.options.provider} if body.options.provider is not None else {}
-    return Forecast(**await asyncio.to_thread(forecasting.told, plan, page.rows, budget, body.input, providers, {}))
+    served = await _prices_of_served(services)
+    return Forecast(
+        **await asyncio.to_thread(forecasting.told, plan, page.rows, budget, body.input, providers, {}, served)
+    )
+
+
+async def _prices_of_served(services: Services) -> dict[str, Price]:
+    """What the models cost that are served beside this process; those that cost nothing are left out."""
+    if not await asyncio.to_thread(in_cluster):
+        return {}
+    try:
+        async with asyncio.timeout(_SERVED_S):
+            cards = await services.served.cards()
+    except Exception as error:  # whatever ails Serve: a forecast is no reason to fail
+        log.warning("the prices of served models are not known: %s", error)
+        return {}
+    return {name: card.price for name, card in cards.items() if card.price is not None}
 
 
 @router.get("/usage", operation_id="usage")

@@ -50,7 +50,9 @@ def mine(services: Given, caller: Themselves) -> models.MembershipPage:
 @router.post("/orgs", status_code=201, operation_id="orgs_create")
 def create(services: Given, caller: OrgMaker, body: models.NewOrg) -> models.OrgOut:
     """Make another org; the caller is its first owner."""
-    return models.OrgOut(**_timed(orgs.create(services.store, caller, body.name, body.slug, services.now())))
+    most = services.settings.max_orgs_per_user
+    made = orgs.create(services.store, caller, body.name, body.slug, services.now(), most=most)
+    return models.OrgOut(**_timed(made))
 
 
 @router.get("/orgs/current", operation_id="orgs_get")
