@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
@@ -23,8 +24,13 @@ def commands(text: str) -> list[tuple[str, int]]:
     return found
 
 
-def run(wanted: list[tuple[str, int]], folder: Path, *, timeout_s: float = 120) -> None:
-    """Run the commands in one shell; fails with all that was printed where one ends with another code."""
+def run(
+    wanted: list[tuple[str, int]], folder: Path, *, environ: Mapping[str, str] | None = None, timeout_s: float = 300
+) -> None:
+    """Run the commands in one shell, in `environ` (by default ours).
+
+    Fails with all that was printed where one ends with another code.
+    """
     script = ["set -m; trap 'kill $(jobs -p) 2>/dev/null' EXIT"]
     for command, code in wanted:
         shown = command.replace("'", "'\\''")
@@ -33,7 +39,7 @@ def run(wanted: list[tuple[str, int]], folder: Path, *, timeout_s: float = 120) 
         ended = subprocess.run(
             ["bash", "-c", "\n".join(script)],
             cwd=folder,
-            env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+            env={**(environ or os.environ), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
             stdout=printed,
             stderr=subprocess.STDOUT,
             timeout=timeout_s,

