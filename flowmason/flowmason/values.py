@@ -38,6 +38,13 @@ class ValueStore(Protocol):
         """Whether the value is there."""
         ...
 
+    def touch(self, org_id: OrgId, digest: Digest) -> bool:
+        """Mark a value as put now, so that no sweep removes it for a while. Returns whether it is there.
+
+        For who names a value that somebody else has put, before the event that mentions it is there.
+        """
+        ...
+
     def delete(self, org_id: OrgId, digest: Digest, untouched_s: float = 0.0) -> bool:
         """Remove a value, unless somebody has put it within the last `untouched_s` seconds.
 

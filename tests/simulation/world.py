@@ -47,6 +47,9 @@ class MemoryValues:
     def has(self, org_id: OrgId, digest: Digest) -> bool:
         return (org_id, digest) in self.kept
 
+    def touch(self, org_id: OrgId, digest: Digest) -> bool:
+        return self.has(org_id, digest)
+
     def delete(self, org_id: OrgId, digest: Digest, untouched_s: float = 0.0) -> bool:
         return self.kept.pop((org_id, digest), None) is not None
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from flowmason import retention
 from flowmason.ids import Digest, sha256
+from flowmason.journal_sql import open_journal
 from flowmason.studio.identity.permissions import Role
 from flowmason_serve_apps.studio.routes import blobs
 from studio.conducting import conducting, ended, hello, made, started
@@ -59,6 +62,38 @@ def test_a_file_stands_in_the_input_of_a_run_by_what_the_upload_answered(small: 
     assert small.client.get(address, headers={**small.headers(), **octets}).content == DATA
     assert small.client.get(address, headers={**small.other_headers(), **octets}).status_code == 404
     assert not small.services.values.has(small.other, Digest(blob["$blob"]))
+
+
+class Sweeper:
+    """The values as a sweep sees them that has looked, and is about to remove: then something happens."""
+
+    def __init__(self, values: Any, happens: Callable[[], None]) -> None:
+        self._values, self._happens = values, happens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._values, name)
+
+    def delete(self, *given: Any) -> bool:
+        self._happens()
+        return bool(self._values.delete(*given))
+
+
+async def test_a_file_that_a_run_names_while_a_sweep_is_about_to_remove_it_stays(small: Studio) -> None:
+    blob = _upload(small, DATA).json()
+    (file,) = _kept(small)
+    os.utime(file, (1, 1))
+    stage = {"id": "see", "component_type": "json_transform", "config": {"data": 1, "jmespath_expression": "@"}}
+    pipeline = made(small, {"name": "seer", "version": "1.0.0", "stages": [stage]})
+    runs: list[Any] = []
+    values: Any = Sweeper(small.services.values, lambda: runs.append(started(small, pipeline["id"], {"doc": blob})))
+    journal = open_journal(small.services.settings.database_url)
+    try:
+        assert (await retention.sweep(journal, values, small.org)).values == 0
+        assert len(runs) == 1 and file.read_bytes() == DATA
+        os.utime(file, (1, 1))
+        assert (await retention.sweep(journal, values, small.org)).values == 0 and len(runs) == 1, "a run mentions it"
+    finally:
+        await journal.close()
 
 
 def test_what_is_too_large_is_refused_and_not_kept(small: Studio) -> None:

@@ -66,7 +66,8 @@ def _require_blobs(given: dict[str, Any], values: ValueStore, org_id: OrgId) -> 
 
 def _is_there(values: ValueStore, org_id: OrgId, digest: Digest) -> bool:
     try:
-        return values.has(org_id, digest)
+        # Marked, not only looked up: a sweep that has seen it old and unmentioned leaves it alone then.
+        return values.touch(org_id, digest)
     except FlowMasonError as error:
         if error.failure.code == Code.VALUE_MISSING:  # no digest at all
             return False

@@ -124,7 +124,7 @@ def store_archives(scope: Scope, values: ValueStore, plan: Plan | None = None) -
     if plan is not None:
         refs = [ref for each in (plan, *plan.plans.values()) for ref in each.components.values()]
         wanted = {ref.archive for ref in refs if ref.archive is not None}
-        wanted = {digest for digest in wanted if not values.has(scope.org_id, Digest(digest))}
+        wanted = {digest for digest in wanted if not values.touch(scope.org_id, Digest(digest))}
         if not wanted:
             return
     conditions = [] if wanted is None else [_table.c.digest.in_(wanted)]
