@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import time
+from collections import OrderedDict
 from importlib.metadata import version
 from typing import Any
 
@@ -24,6 +25,7 @@ BEAT_S = 10.0
 _TICK_S = 5.0
 _GATHERED_S = 0.02
 _TRIES = 3
+_REMEMBERED = 10_000
 AGAIN_S = 10.0
 """Actors that could not be reached are left alone for so long."""
 
@@ -52,6 +54,8 @@ class CallLimits:
     def __init__(self, idle_s: float = IDLE_S) -> None:
         self._limiter = MemoryCallLimiter()
         self._entering: dict[str, asyncio.Task[Any]] = {}
+        self._over: OrderedDict[str, None] = OrderedDict()
+        """Calls that ended lately: Ray promises no order, and a beat that was sent before may come after."""
         self._idle_s = idle_s
         self._used = time.monotonic()
         self._ticker: asyncio.Task[None] | None = None
@@ -75,6 +79,7 @@ class CallLimits:
         """`CallLimiter.leave`. One that still waits has gone."""
         self._use()
         found = msgspec.msgpack.decode(ticket, type=Ticket)
+        self._ended(found)
         task = self._entering.get(found.id)
         if task is not None:
             task.cancel()
@@ -85,14 +90,20 @@ class CallLimits:
         """`leave` of several (`Left`) that were let in."""
         self._use()
         for each in msgspec.msgpack.decode(left, type=tuple[Left, ...]):
+            self._ended(each.ticket)
             await self._limiter.leave(each.subject, each.ticket, each.finish)
 
     async def beat(self, holder: str, held: bytes) -> int:
         """A worker lives, and has these calls under way (`Held`). Returns the pid."""
         self._use()
         found = msgspec.msgpack.decode(held, type=tuple[Held, ...])
-        self._limiter.beat(holder, [(each.subject, each.ticket) for each in found])
+        self._limiter.beat(holder, [(each.subject, each.ticket) for each in found if each.ticket.id not in self._over])
         return os.getpid()
+
+    def _ended(self, ticket: Ticket) -> None:
+        self._over[ticket.id] = None
+        if len(self._over) > _REMEMBERED:
+            self._over.popitem(last=False)
 
     def _use(self) -> None:
         self._used = time.monotonic()
@@ -220,8 +231,11 @@ class SharedCallLimiter:
         """The actor, started by whoever needs it first. A new one hears what is under way before anything else."""
         if self._actor is None:
             actor = await asyncio.to_thread(self._find)
-            await actor.beat.remote(self._holder, self._under_way())
+            told = actor.beat.remote(self._holder, self._under_way())
+            # From here on, and not once it has answered: what ends meanwhile must be told as well.
             self._actor = actor
+            await told
+            return actor
         return self._actor
 
     def _find(self) -> Any:

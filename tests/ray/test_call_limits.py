@@ -7,17 +7,18 @@ import contextlib
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import ray
 from flowmason.event import StageFinished
 from flowmason.executor import WorkerSettings
 from flowmason.limiter import Finish, Terms, Ticket
-from flowmason_actors.call_limits import SharedCallLimiter
+from flowmason_actors.call_limits import CallLimits, Held, SharedCallLimiter
 from flowmason_actors.conductor_host import NAMESPACE
 from flowmason_actors.launch import launch_of, open_worker
 from flowmason_cluster import ray_start
@@ -80,8 +81,54 @@ async def test_a_new_keeper_of_the_limits_hears_what_is_under_way(name: str) -> 
     waits = asyncio.create_task(limiter.enter("them", second))
     assert not (await asyncio.wait([waits], timeout=2.0))[0]
     await limiter.leave("them", first, Finish())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         assert (await waits).refused is None
+
+
+async def test_a_call_that_ends_while_a_new_keeper_is_told_of_it_gives_its_place_back(name: str) -> None:
+    """The news of what is under way takes a while to be heard, as while the keeper's process starts."""
+    limiter, first, second = SharedCallLimiter(name), ticket("first"), ticket("second")
+    await limiter.enter("them", first)
+    ray.kill(ray.get_actor(name, namespace=NAMESPACE))
+    slow = SlowKeeper(limiter._find)
+    limiter._actor, limiter._find = None, lambda: slow  # type: ignore[method-assign]
+    waits = asyncio.create_task(limiter.enter("them", second))
+    await slow.told.wait()
+    await limiter.leave("them", first, Finish())
+    slow.go.set()
+    async with asyncio.timeout(60):
+        assert (await waits).refused is None
+
+
+async def test_a_sign_of_life_that_comes_late_brings_no_ended_call_back() -> None:
+    keeper, first, second = CallLimits(), ticket("first"), ticket("second")
+    first, second = (msgspec.structs.replace(each, holder="me") for each in (first, second))
+    await keeper.enter("them", msgspec.msgpack.encode(first))
+    late = msgspec.msgpack.encode((Held("them", first),))
+    await keeper.leave("them", msgspec.msgpack.encode(first), msgspec.msgpack.encode(Finish()))
+    await keeper.beat("me", late)
+    async with asyncio.timeout(60):
+        await keeper.enter("them", msgspec.msgpack.encode(second))
+
+
+class SlowKeeper:
+    """A new keeper of which the first answer takes until `go`."""
+
+    def __init__(self, find: Callable[[], Any]) -> None:
+        self._actor = find()
+        self.told, self.go = asyncio.Event(), asyncio.Event()
+        self.enter, self.leave, self.beat = self._actor.enter, self._actor.leave, self
+
+    def remote(self, holder: str, held: bytes) -> Any:
+        """Of `beat`."""
+        told = self._actor.beat.remote(holder, held)
+        self.told.set()
+
+        async def heard() -> None:
+            await self.go.wait()
+            await told
+
+        return heard()
 
 
 async def test_who_is_cancelled_leaves_the_line(name: str) -> None:
