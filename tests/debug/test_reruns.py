@@ -118,6 +118,23 @@ async def test_redo_after_an_edit_goes_through_guards_loops_and_rounds(engine: E
     assert again[0].key == keys["each[0].x"] != again[1].key  # another effect has another key
 
 
+async def test_redo_of_a_loop_takes_what_stands_in_it_along(engine: Engine) -> None:
+    document = pipe(
+        say("a", [1]),
+        stage("each", "foreach", items="{{upstream.a.value}}", loop_stages=["x", "y", "z"]),
+        touch("x", "{{item}}"),
+        touch("y", "{{upstream.x.value}}"),
+        touch("z", "{{upstream.y.value}}"),
+    )
+    run = await start(engine, document, "z")
+    assert (await run.stands()).path == "each[0].z"
+    await run.do("rerun", path="each[0].x")
+    await run.do("edit", path="a", value={"value": [7]})
+    at = await run.go_on(redo=True)
+    assert at.path == "each[0].z" and at.inputs["value"] == 7
+    assert (await run.go_on()).status == "completed"
+
+
 async def test_redo_after_a_rerun_that_failed_lets_the_run_fail(engine: Engine) -> None:
     document = pipe(
         say("a", ""),

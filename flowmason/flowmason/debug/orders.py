@@ -167,7 +167,14 @@ def _redo(state: RunState) -> list[ev.Event]:
     for path in state.debug.stale:
         found.pop(path, None)
     round_ = state.rounds + 1
-    return [ev.StageReopened(path=stage.path, round=round_) for stage in sorted(found.values(), key=order)]
+    # What stands in a body that runs again as a whole is gone by then.
+    again = [stage for stage in found.values() if not _inside(stage, found)]
+    return [ev.StageReopened(path=stage.path, round=round_) for stage in sorted(again, key=order)]
+
+
+def _inside(stage: StageState, found: Mapping[StagePath, StageState]) -> bool:
+    owner = stage.scope.owner
+    return owner is not None and (owner.path in found or _inside(owner, found))
 
 
 def _using(stage: StageState, found: dict[StagePath, StageState]) -> None:
