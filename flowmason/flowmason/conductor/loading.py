@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Protocol
 
 from flowmason import event as ev
@@ -45,8 +46,13 @@ class Plans:
         return plan
 
 
-async def load_state(journal: History, row: RunRow, plans: Plans | None = None) -> RunState:
-    """Fold a run's journal. Raises `FormatError` for one of a newer format, `JournalError` for a broken one."""
+async def load_state(
+    journal: History, row: RunRow, plans: Plans | None = None, told: Callable[[ev.Event, int], None] | None = None
+) -> RunState:
+    """Fold a run's journal; `told` hears each event with its time (ms).
+
+    Raises `FormatError` for one of a newer format, `JournalError` for a broken one.
+    """
     frames = await journal.frames(row.run_id)
     events = [event for frame in frames for event in frame.events]
     if not events or not isinstance(events[0], ev.RunSubmitted):
@@ -75,6 +81,8 @@ async def load_state(journal: History, row: RunRow, plans: Plans | None = None) 
                 found = await plans.get(event.plan)
                 state.plans.update({found.id: found, **found.plans})
             state.apply(event, seq=frame.first_seq + offset, at=frame.at)
+            if told is not None:
+                told(event, frame.at)
     return state
 
 

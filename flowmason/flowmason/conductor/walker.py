@@ -80,7 +80,8 @@ class Walker:
         try:
             journal = self._conductor.journal
             self.state, commands = await asyncio.gather(
-                load_state(journal, self.row, self._conductor.plans), journal.commands([self.row.run_id])
+                load_state(journal, self.row, self._conductor.plans, self._deadlines.recorded),
+                journal.commands([self.row.run_id]),
             )
             for command in commands:
                 self.take(command)
@@ -198,6 +199,7 @@ class Walker:
         batch.append(event)
         if self._money is not None:
             self._money.note(event)
+        self._deadlines.note(event)
         self.state.apply(event, at=self._conductor.now())
         if isinstance(event, ev.StageExpanded):
             self._watch(self.state.stages[event.path])
