@@ -97,6 +97,7 @@ _SPECIAL_4 = [
     for network, reason in [
         ("0.0.0.0/8", "unspecified"),
         ("10.0.0.0/8", "private"),
+        ("100.100.100.200/32", "a cloud metadata address"),
         ("100.64.0.0/10", "shared address space"),
         ("127.0.0.0/8", "loopback"),
         ("168.63.129.16/32", "a cloud metadata address"),
@@ -131,6 +132,8 @@ _SPECIAL_6 = [
         ("2001:db8::/32", "for documentation"),
         ("2002::/16", "6to4"),
         ("3fff::/20", "for documentation"),
+        ("fd00:ec2::254/128", "a cloud metadata address"),
+        ("fd20:ce::254/128", "a cloud metadata address"),
         ("fc00::/7", "unique local"),
         ("fe80::/10", "link-local"),
         ("fec0::/10", "site-local"),

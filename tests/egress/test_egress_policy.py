@@ -138,7 +138,18 @@ def test_allowing_holds_for_one_port_of_one_host() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["169.254.169.254", "fd00:ec2::254%1", "fe80::1", "224.0.0.1", "0.0.0.0", "64:ff9b::a9fe:a9fe"]
+    "address",
+    [
+        "169.254.169.254",
+        "fd00:ec2::254%1",
+        "fe80::1",
+        "224.0.0.1",
+        "0.0.0.0",
+        "64:ff9b::a9fe:a9fe",
+        "100.100.100.200",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+    ],
 )
 def test_an_allowed_name_does_not_open_the_way_to_cloud_metadata(address: str) -> None:
     policy = EgressPolicy(allow=frozenset({"intern.example:80"}))

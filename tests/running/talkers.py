@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from flowmason import OperatorInput, OperatorOutput, operator
+from flowmason import ControlFlowInput, ControlFlowOutput, OperatorInput, OperatorOutput, control_flow, operator
 from flowmason.errors import RetryableError, StageError
 
 HALF = "\udcff"
@@ -99,3 +99,18 @@ class Blab:
     async def execute(self, input: How, context: Any) -> Talked:
         token = context.secrets.get("token")
         raise ValueError("." * (4000 - len(token) // 2) + token)
+
+
+@control_flow(name="wild", control_flow_type="foreach", description="Takes any options.")
+class Wild:
+    class Input(ControlFlowInput):
+        loop_stages: list[str] = []
+        max_parallel: Any = 1
+        parallel: bool = True
+        aside: Any = None
+
+    class Output(ControlFlowOutput):
+        items_to_process: list[Any]
+
+    async def execute(self, input: Input, context: Any) -> Output:
+        return self.Output(items_to_process=[1, 2])

@@ -8,13 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from flowmason import value
 from flowmason.errors import Failure
-from flowmason.event import StageLost, StageRetried
+from flowmason.event import StageFinished, StageLost, StageRetried
 from flowmason.journal import Append, Journal
 from flowmason.journal_memory import MemoryJournal
+from flowmason.policy import INLINE_LIMIT
 from flowmason.report import Ended, read_reports
+from flowmason.value import Inline, Stored
 from running import talkers
-from running.kit import Engine, pipe, say, stage
+from running.kit import Engine, expanded, pipe, say, stage, touch
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,6 +111,25 @@ async def _lines(journal: Journal, run_id: Any, count: int) -> list[Any]:
         while len(found := await journal.logs(run_id)) < count:
             await asyncio.sleep(0.01)
     return [line for _, line in found]
+
+
+async def test_options_of_a_loop_of_the_users_are_read_as_those_of_the_built_in_one(engine: Engine) -> None:
+    body = say("b", "{{item}}")
+    wrong = await engine.run(pipe(stage("each", "wild", loop_stages=["b"], max_parallel="many"), body))
+    assert wrong.error is not None and (wrong.error.code, wrong.error.stage) == ("INVALID_INPUT", "each")
+    assert "max_parallel" in wrong.error.message
+    right = await engine.run(pipe(stage("each", "wild", loop_stages=["b"], max_parallel=2, aside="x" * 100_000), body))
+    assert right.status == "completed"
+    # What else it was given does not ride in the journal.
+    assert len(msgspec.msgpack.encode(expanded(right, "each"))) < 1000
+
+
+@pytest.mark.parametrize("size", [INLINE_LIMIT, INLINE_LIMIT + 1])
+async def test_up_to_64_kib_a_value_rides_in_its_event(engine: Engine, size: int) -> None:
+    around = len(value.encode({"value": "x" * 60_000})) - 60_000
+    result = await engine.run(pipe(touch("a", "x" * (size - around))))
+    (event,) = result.of(StageFinished, "a")
+    assert isinstance(event.output, Inline if size == 65_536 else Stored)
 
 
 def test_a_report_that_cannot_be_read_is_the_end_of_its_region_alone() -> None:
