@@ -390,3 +390,14 @@ async def test_and_goes_on_from_where_it_stood(engine: Engine, monkeypatch: pyte
     assert result.stages["guard"].status == "failed"
     assert result.error is not None and result.error.code == "TIMEOUT"
     assert (await running.resume()).status == "completed", "taken up after its failure it has all its time"
+
+
+async def test_a_command_that_cannot_be_read_is_answered_and_changes_nothing(engine: Engine) -> None:
+    running = await engine.begin(pipe(touch("a"), touch("b", seconds=0.3, depends_on=["a"])))
+    await finished(running, "a")
+    await running.command("resume", rerun_unknown=5, plan="sha256:none", accept_changes=7)
+    await running.command("step", kind=["over"])
+    await running.command("breakpoints", breakpoints=3)
+    result = await running.end()
+    assert result.status == "completed"
+    assert not await running.host.stores.journal.commands([running.run_id])

@@ -157,3 +157,16 @@ async def test_a_run_on_sqlite_survives_its_conductor(engine: Engine, tmp_path: 
         assert [each.seq for each in result.events] == list(range(1, len(result.events) + 1))
     finally:
         await again.close()
+
+
+@pytest.mark.parametrize(
+    ("odd", "named"),
+    [(2**70, "int"), ("\ud800", "str"), (object(), "object"), ({1: 2}, "dict")],
+    ids=["wide", "half", "object", "keys"],
+)
+async def test_an_input_that_is_no_data_is_refused_with_its_place(engine: Engine, odd: Any, named: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        await engine.run(pipe(say("a", 1)), {"fine": 1, "list": [0, {"odd": odd}]})
+    (fault,) = caught.value.faults
+    assert (fault.pointer, fault.code) == ("$.input.list[1].odd", "INVALID_INPUT")
+    assert fault.reason.startswith(f"{named} is no data")

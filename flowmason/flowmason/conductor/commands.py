@@ -23,16 +23,18 @@ def answer(state: RunState, command: Command, keep: Callable[[Any], Value]) -> l
 
     `keep` makes a value of plain data.
     """
-    if command.name == "edit":
-        return _edit(state, command.arguments, keep)
     handler = _HANDLERS.get(command.name)
-    if handler is None:
-        return []
     try:
-        return handler(state, command.arguments)
+        if command.name == "edit":
+            return _edit(state, command.arguments, keep)
+        return handler(state, command.arguments) if handler is not None else []
     except FlowMasonError as error:
         # Whoever asked was told when he asked; meanwhile the run has moved on.
         log.info("run %s: %s refused: %s", state.run_id, command.name, error)
+        return []
+    except Exception:
+        # Whoever wrote it into the inbox did not look at it first. It must not come back whenever the run is taken up.
+        log.exception("run %s: %s cannot be read", state.run_id, command.name)
         return []
 
 

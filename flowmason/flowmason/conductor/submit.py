@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ from flowmason.policy import INLINE_LIMIT
 from flowmason.value import Value
 from flowmason.values import ValueStore
 
+_NO_DATA = (TypeError, ValueError, OverflowError, RecursionError)
 _PUT_AGAIN_MS = 60_000
 _PLANS_NOTED = 1024
 _MOST_BLOBS = 1000
@@ -32,6 +34,30 @@ def keep(values: ValueStore, org_id: OrgId, data: Any) -> Value:
     digest = sha256(encoded)
     values.put(org_id, digest, encoded)
     return value.Stored(digest, len(encoded))
+
+
+def _kept(values: ValueStore, org_id: OrgId, given: Any) -> Value:
+    try:
+        return keep(values, org_id, given)
+    except _NO_DATA as error:
+        place, odd = _odd(given, "$.input", 64)
+        reason = f"{type(odd).__name__} is no data that a run could record: {error}"
+        raise RefusedError([Fault(reason, place, code=Code.INVALID_INPUT)]) from None
+
+
+def _odd(given: Any, place: str, deeper: int) -> tuple[str, Any]:
+    """What of an input cannot be written, and where it stands."""
+    parts: Iterable[tuple[str, Any]] = ()
+    if isinstance(given, Mapping) and all(isinstance(key, str) for key in given):
+        parts = ((f"{place}.{key}", each) for key, each in given.items())
+    elif isinstance(given, list | tuple):
+        parts = ((f"{place}[{number}]", each) for number, each in enumerate(given))
+    for inside, each in parts if deeper else ():
+        try:
+            value.encode(each)
+        except _NO_DATA:
+            return _odd(each, inside, deeper - 1)
+    return place, given
 
 
 def _put_plan(plan: Plan, org_id: OrgId, values: ValueStore, now: int) -> None:
@@ -101,7 +127,7 @@ def new_run(
     _put_plan(plan, org_id, values, now)
     submitted = ev.RunSubmitted(
         plan=plan.id,
-        input=keep(values, org_id, prepared),
+        input=_kept(values, org_id, prepared),
         pipeline=plan.name,
         version=plan.version,
         format=2 if plan.capped or (options or {}).get("budget") else 1,
