@@ -49,6 +49,14 @@ def test_every_route_refuses_in_one_shape(studio: Studio) -> None:
     assert refused > 100
 
 
+@pytest.mark.parametrize("path", ["/api/v1/pipelines/", "/api/v1/secrets/", "/health/", "/mcp/", "/api/v1/auth/login/"])
+def test_an_address_with_a_slash_too_many_is_not_found_and_sends_nobody_elsewhere(studio: Studio, path: str) -> None:
+    for method in ("GET", "POST", "DELETE"):
+        answer = studio.client.request(method, path, headers=studio.headers(), follow_redirects=False)
+        assert answer.status_code in (404, 415) and "Location" not in answer.headers, (method, answer.status_code)
+        is_problem(answer)
+
+
 def test_what_nobody_foresaw_is_answered_like_the_rest(studio: Studio) -> None:
     def fails() -> None:
         raise ZeroDivisionError(studio.keys[Role.OWNER])

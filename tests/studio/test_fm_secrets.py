@@ -69,6 +69,9 @@ def test_a_secret_is_set_listed_and_removed(fm: Fm, studio: Studio, tmp_path: Pa
 
 
 def test_what_goes_wrong_is_told(fm: Fm, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for verb in ("set", "rm"):
+        empty = fm(verb, "", input=VALUE)
+        assert empty.exit_code == 2 and "a name or an id is empty" in empty.output, empty.output
     gone = fm("rm", "never")
     assert gone.exit_code != 0 and "there is no secret 'never'" in gone.output
     assert fm("set", "key", "value-as-an-argument").exit_code == 2

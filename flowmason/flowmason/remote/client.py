@@ -95,6 +95,8 @@ class StudioClient:
         content: bytes | None = None,
     ) -> httpx2.Response:
         """The same, but the answer as it came: for its headers, or bytes. `content` is sent as it is."""
+        if not path.rpartition("/")[2] or "//" in path:
+            raise UsageError("a name or an id is empty")
         given = {name: item for name, item in (query or {}).items() if item is not None}
         more = dict(headers or {})
         if content is not None:

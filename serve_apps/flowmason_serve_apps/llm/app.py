@@ -69,7 +69,7 @@ def make_gateway(models: Models, settings: StudioSettings | None = None, service
 
     app = FastAPI(
         title="FlowMason models", version=version("flowmason"), lifespan=lifespan,
-        openapi_url=None, docs_url=None, redoc_url=None,
+        openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     problems.install(app)
 

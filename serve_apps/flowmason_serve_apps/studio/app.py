@@ -51,6 +51,8 @@ def make_app(
         docs_url="/docs",
         redoc_url=None,
         separate_input_output_schemas=False,
+        # Behind a proxy that ends TLS it would send clients, and what they hold, to http://.
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     problems.install(app)
