@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from flowmason import value
 from flowmason.errors import Failure
 from flowmason.ids import StageId, StagePath, format_path
-from flowmason.plan import ForeachBody
+from flowmason.plan import LOOP_TOTAL, ForeachBody
 from flowmason.policy import Effect, Placement
 from flowmason.report import Piece
 from flowmason.state import ForeachState, Role, RunState, ScopeState, StageState, Status
@@ -194,6 +194,7 @@ def local_values(scope: ScopeState) -> dict[str, tuple[Value, int]]:
             assert isinstance(body, ForeachBody) and isinstance(foreach, ForeachState)
             found.setdefault(body.item_variable, (foreach.items, here.position))
             found.setdefault(body.index_variable, (value.inline(here.position), -1))
+            found.setdefault(LOOP_TOTAL, (value.inline(foreach.total), -1))
         here = here.parent
     return found
 

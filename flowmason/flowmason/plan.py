@@ -46,6 +46,10 @@ class Arm(msgspec.Struct, frozen=True):
     choices: tuple[str, ...]
 
 
+LOOP_TOTAL = "loop_total"
+"""Root under which an expression finds how many items the nearest loop runs over; files write `context.loop_total`."""
+
+
 class ForeachBody(msgspec.Struct, frozen=True, tag="foreach"):
     """Run `scope` once per item, the item bound to `item_variable`, its position to `index_variable`."""
 

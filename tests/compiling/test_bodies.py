@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from compiling_kit import build, echo, only, refused, stage
 from flowmason.plan import ForeachBody, TryCatchBody
 
@@ -180,6 +182,24 @@ def test_loop_variables_have_many_spellings_and_one_form() -> None:
     assert plans[0].stages["s"].reads == ()
     positions = ["{{index}}", "{{context.loop_index}}", "{{upstream.each.current_index}}", "{{context.index}}"]
     assert len({build(foreach("each", "s"), echo("s", spelling)).id for spelling in positions}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("loop_total", "only in the body of a foreach"),
+        ("loop_remaining", "context.loop_total - context.loop_index - 1"),
+        ("loop_results", "upstream.<foreach>.results"),
+    ],
+)
+def test_what_of_a_loop_cannot_be_known_is_refused_with_what_to_write(name: str, reason: str) -> None:
+    text = f"{{{{context.{name}}}}}"
+    assert reason in only(refused(echo("s", text))).reason
+    inside = [foreach("each", "s"), echo("s", text)]
+    if name == "loop_total":
+        assert build(*inside).stages["s"].reads == ()
+    else:
+        assert reason in only(refused(*inside)).reason
 
 
 def test_named_loop_variables_of_every_loop_around_are_in_sight() -> None:

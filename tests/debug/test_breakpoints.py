@@ -55,7 +55,7 @@ async def test_every_item_of_a_loop_stops(engine: Engine) -> None:
     while at.mode == "paused":
         seen.append((at.path, at.locals, at.hit))
         at = await run.go_on()
-    assert seen == [(f"each[{n}].double", {"item": (n + 1) * 10, "index": n}, n + 1) for n in range(3)]
+    assert seen == [(f"each[{n}].double", {"item": (n + 1) * 10, "index": n, "loop_total": 3}, n + 1) for n in range(3)]
     result = await run.result()
     assert result.out("end") == [{"value": 10}, {"value": 20}, {"value": 30}]
     assert not result.of(ItemsFinished)

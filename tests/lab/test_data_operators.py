@@ -41,6 +41,20 @@ async def test_jmespath_goes_before_mapping_and_mapping_before_flatten(run: Run)
     assert (await run(JsonTransform, {"data": ORDER}))["result"] == ORDER
 
 
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [
+        pytest.param(" | ".join(["[@,@]"] * 40), "values", id="a small tree that is huge when it is written"),
+        pytest.param(" | ".join(["[@,@][]"] * 40), "steps", id="a list that doubles"),
+        pytest.param("[" * 3000 + "a" + "]" * 3000, "", id="nested"),
+    ],
+)
+async def test_a_jmespath_that_would_fill_the_memory_is_refused(run: Run, expression: str, reason: str) -> None:
+    with pytest.raises(StageError, match=f"jmespath_expression: .*{reason}") as caught:
+        await run(JsonTransform, {"data": [1, 2], "jmespath_expression": expression})
+    assert caught.value.failure.code == "INVALID_INPUT"
+
+
 async def test_a_wrong_jmespath_is_an_error_that_names_the_field(run: Run) -> None:
     with pytest.raises(StageError, match="jmespath_expression") as caught:
         await run(JsonTransform, {"data": {}, "jmespath_expression": "a[?"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -209,6 +210,26 @@ async def test_names_of_the_loop_are_the_author_s(engine: Engine) -> None:
         )
     )
     assert [row["value"] for row in result.output["results"]] == [["x", 0, "x", 0, "x"], ["y", 1, "y", 1, "y"]]
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("body", [say, touch])
+async def test_an_item_knows_how_many_the_nearest_loop_runs_over(
+    engine: Engine, body: Callable[..., dict[str, Any]], parallel: bool
+) -> None:
+    text = "{{str(outer)}}:{{str(context.loop_index + 1)}}/{{str(context.loop_total)}}"
+    result = await engine.run(
+        pipe(
+            each(
+                [1, 2, 3], "inner", id="rows", item_variable="outer", parallel=parallel, filter_expression="outer > 1"
+            ),
+            each("{{[0] if outer == 2 else [0, 0]}}", "cell", id="inner", parallel=parallel),
+            body("cell", text),
+            say("end", "{{upstream.cell}}"),
+        )
+    )
+    assert result.status == "completed", result.error
+    assert [[cell["value"] for cell in row] for row in result.out("end")] == [["2:1/1"], ["3:1/2", "3:2/2"]]
 
 
 async def test_loops_nest_three_deep_with_effects_inside(engine: Engine) -> None:

@@ -120,7 +120,7 @@ def test_conditions_and_items(studio: Studio) -> None:
     run = Debugged(studio, pipeline=LOOP, breakpoints=[point])
     with conducting(studio.services.settings):
         at = run.stands()
-        assert (at["path"], at["locals"]) == ("each[1].inner", {"item": 20, "index": 1})
+        assert (at["path"], at["locals"]) == ("each[1].inner", {"item": 20, "index": 1, "loop_total": 4})
         assert [frame["stage"] for frame in at["stack"]] == ["inner", "each"]
         assert at["stack"][1]["index"] == 1
         answer = run.ask("POST", "evaluate", {"expressions": ["item * 2", "context.run_id", "nobody.knows"]})

@@ -112,6 +112,7 @@ class LazyGroup(TyperGroup):
             return super().invoke(ctx)
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:
+        console.streams_open()
         with console.reported(sys.argv[1:] if args is None else list(args)):
             return super().main(args, *more, **kwargs)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,8 @@ _asked: Sequence[str] = ()
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 _SNIPPET = 160
+_STEERING = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tabs and line ends, and what turns the direction of writing round."""
 _MOST_FAULTS = 50
 
 
@@ -42,7 +46,30 @@ def be_verbose(wanted: bool) -> None:
 
 def say(text: str = "") -> None:
     """A line for people, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
+
+
+def visible(text: str) -> str:
+    """`text` without what would steer a terminal; colours stay.
+
+    Names, messages and answers are written by others: a file, a model, a server.
+    """
+    return text if text.isprintable() else _STEERING.sub("\ufffd", text)
+
+
+def streams_open() -> None:
+    """Open what a caller closed of stdin, stdout and stderr (`>&-`), as nothing.
+
+    Else the next file that is opened, the journal perhaps, would get the number of one of them.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def colourful(stream: TextIO | None = None) -> bool:
@@ -91,13 +118,24 @@ def reported(arguments: Sequence[str]) -> Iterator[None]:
         # Whoever read us has gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(FAILED) from None
-    except Exception as error:
-        import traceback
-
-        answer_error(FlowMasonError(f"{type(error).__name__}: {error}", code=Code.INTERNAL))
-        traceback.print_exc()
-        say("\nfm: this is a fault in FlowMason itself; please report it with the lines above.")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            _own_fault(error)
+        say(f"{paint('error', 'red', 'bold')} {paint(f'[{Code.STORAGE}]', 'dim')} cannot write: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it is not tried again when Python flushes
         raise SystemExit(FAILED) from None
+    except Exception as error:
+        _own_fault(error)
+
+
+def _own_fault(error: Exception) -> NoReturn:
+    """Tell of what nobody expected, with its traceback."""
+    import traceback
+
+    answer_error(FlowMasonError(f"{type(error).__name__}: {error}", code=Code.INTERNAL))
+    traceback.print_exception(error)
+    say("\nfm: this is a fault in FlowMason itself; please report it with the lines above.")
+    raise SystemExit(FAILED) from None
 
 
 def answer_error(error: FlowMasonError) -> None:
@@ -163,18 +201,18 @@ def fault_lines(fault: Fault, sources: dict[str, list[str]], label: str, colour:
 def _snippet(file: str, line: int, column: int | None, sources: dict[str, list[str]]) -> Iterator[str]:
     if file not in sources:
         try:
-            sources[file] = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+            sources[file] = Path(file).read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:
             sources[file] = []
     text = sources[file]
     if not 0 < line <= len(text):
         return
-    shown, at = text[line - 1].replace("\t", " "), (column or 1) - 1
+    shown, at = text[line - 1].replace("\t", " ").rstrip("\r"), (column or 1) - 1
     if len(shown) > _SNIPPET:
         start = max(0, at - _SNIPPET // 2)
         shown, at = shown[start : start + _SNIPPET], at - start
     number = str(line)
-    yield f"  {paint(number + ' |', 'blue')} {shown}"
+    yield f"  {paint(number + ' |', 'blue')} {visible(shown)}"
     if column is not None:
         yield f"  {paint(' ' * len(number) + ' |', 'blue')} {' ' * at}{paint('^', 'red', 'bold')}"
 
@@ -210,10 +248,15 @@ def print_json(data: Any) -> None:
 
 
 def to_json(data: Any, *, indent: int = 2) -> str:
-    """Plain data as JSON; numbers that JSON does not have become null."""
+    """Plain data as JSON; numbers that JSON does not have become null, and what is no character is escaped."""
     import msgspec
 
-    encoded = msgspec.json.encode(data)
+    try:
+        encoded = msgspec.json.encode(data)
+    except UnicodeEncodeError:  # the name of a file that is no UTF-8
+        import json
+
+        return json.dumps(msgspec.to_builtins(data), indent=indent or None)
     return (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
 
 

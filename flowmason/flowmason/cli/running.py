@@ -192,6 +192,8 @@ def say_again(command: str) -> None:
 def print_output(output: Any) -> None:
     """A run's output on stdout; to people, a very long one is shortened."""
     text = output if isinstance(output, str) else console.to_json(output)
+    if sys.stdout.isatty():
+        text = console.visible(text)
     lines = text.splitlines()
     if sys.stdout.isatty() and len(lines) > 200:
         text = "\n".join([*lines[:180], f"… {len(lines) - 180} more lines; redirect the output to see them all"])

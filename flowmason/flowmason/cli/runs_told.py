@@ -86,7 +86,8 @@ def print_line(line: Mapping[str, Any], as_json: bool) -> None:
         print(console.to_json(line, indent=0), flush=True)
         return
     fields = "".join(f" {key}={console.to_json(item, indent=0)}" for key, item in line["fields"].items())
-    print(f"{line['at']} {line['level']:<7} {line['stage']}: {line['message']}{fields}", flush=True)
+    text = f"{line['at']} {line['level']:<7} {line['stage']}: {line['message']}{fields}"
+    print(console.visible(text), flush=True)
 
 
 def write_lines(lines: Iterable[Any], output: Path | None) -> None:

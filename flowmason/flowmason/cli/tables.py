@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
-from flowmason.cli.console import paint
+from flowmason.cli.console import paint, visible
 
 
 def print_table(
@@ -15,7 +15,7 @@ def print_table(
     import sys
 
     to = sys.stdout if stream is None else stream
-    table = [list(head), *[list(row) for row in rows]] if head else [list(row) for row in rows]
+    table = [[visible(cell) for cell in row] for row in ([head, *rows] if head else rows)]
     if not table:
         return
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]

@@ -13,7 +13,7 @@ from flowmason.compiler.prompts import expand
 from flowmason.errors import ExpressionError
 from flowmason.expressions import Names, Path, Static, Template, parse_condition, parse_template, references
 from flowmason.ids import StageId
-from flowmason.plan import Kind
+from flowmason.plan import LOOP_TOTAL, Kind
 
 _CONDITIONS = {Kind.CONDITIONAL: "condition", Kind.RETURN: "condition"}
 """Inputs that hold one expression, evaluated before the component sees it; others are marked `x-condition`."""
@@ -192,6 +192,8 @@ class Spelling:
             return self._nearest(head == "loop_index"), path[1:]
         if root == "context" and head in self._declared:
             return str(head), path[1:]
+        if root == "context" and head == LOOP_TOTAL:
+            return LOOP_TOTAL, path[1:]
         if root == "upstream" and head in self._loops and len(path) > 1:
             return self._through(self._loops[StageId(str(head))], path, pointer)
         return None

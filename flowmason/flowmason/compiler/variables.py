@@ -8,7 +8,7 @@ from flowmason.compiler.front import SETTER
 from flowmason.compiler.links import CONTEXT
 from flowmason.errors import Code
 from flowmason.ids import StageId
-from flowmason.plan import Kind
+from flowmason.plan import LOOP_TOTAL, Kind
 
 LIMIT = 500_000
 """Most (stage, variable) pairs of one Plan."""
@@ -53,7 +53,7 @@ def _setters(work: Work) -> dict[StageId, str]:
             )
         elif name in CONTEXT:
             work.fault(draft, pointer, f"{name!r} is a field of context already")
-        elif any(name in (*loop.loop, "loop_item", "loop_index") for loop in draft.loops):
+        elif any(name in (*loop.loop, "loop_item", "loop_index", LOOP_TOTAL) for loop in draft.loops):
             work.fault(draft, pointer, f"{name!r} is a loop variable here")
         else:
             found[draft.id] = name
@@ -67,6 +67,16 @@ def _outside_in(work: Work) -> list[Place]:
     for place in places:
         places.extend(inner for member in place.members for inner in member.places.values())
     return places
+
+
+_OF_LOOPS = {
+    "loop_item": "is known only in the body of a foreach",
+    "loop_index": "is known only in the body of a foreach",
+    LOOP_TOTAL: "is known only in the body of a foreach",
+    "loop_remaining": "is not kept: in the body of a foreach write context.loop_total - context.loop_index - 1",
+    "loop_results": "is not there: items may run together, so none sees the results of others;"
+    " after the loop they are upstream.<foreach>.results",
+}
 
 
 class _Sight:
@@ -211,6 +221,8 @@ def _tell_unset(work: Work, draft: Draft, name: str, pointer: str, sight: _Sight
     elif name in (work.pipeline.variables or {}):
         reason = f"context.{name}: the pipeline's own variables are not supported yet; set it by a variable_set stage"
         work.fault(draft, pointer, reason, code=Code.NOT_SUPPORTED)
+    elif name in _OF_LOOPS:
+        work.fault(draft, pointer, f"context.{name} {_OF_LOOPS[name]}", rests=work.unplaced(draft))
     else:
         reason = f"context.{name} is not known: no stage sets it (a caller's is read as default(context.{name}, …))"
         near = close_to(str(name), known)

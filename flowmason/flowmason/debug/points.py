@@ -13,7 +13,7 @@ from flowmason.errors import Code, ExpressionError, Fault, RefusedError, did_you
 from flowmason.event import Breakpoint, DebugChanged
 from flowmason.expressions import Names, Template, parse_condition
 from flowmason.ids import StageId, StagePath, format_path, parse_path
-from flowmason.plan import ForeachBody, Plan, Stage, SubPipelineBody
+from flowmason.plan import LOOP_TOTAL, ForeachBody, Plan, Stage, SubPipelineBody
 from flowmason.state import StageState
 
 HIT_NAMES = Names(variables=frozenset({"hits"}))
@@ -53,7 +53,7 @@ def names_at(plan: Plan, stage: Stage | None, around: Iterable[str] = ()) -> Nam
         for owner in plan.ancestors[stage.id]:
             body = plan.stages[owner].body
             if isinstance(body, ForeachBody):
-                variables |= {body.item_variable, body.index_variable}
+                variables |= {body.item_variable, body.index_variable, LOOP_TOTAL}
     return Names(stages=frozenset(plan.stages), variables=frozenset(variables))
 
 

@@ -16,7 +16,7 @@ from flowmason import event as ev
 from flowmason import value
 from flowmason.errors import Failure
 from flowmason.ids import StageId
-from flowmason.plan import ForeachBody, Stage
+from flowmason.plan import LOOP_TOTAL, ForeachBody, Stage
 from flowmason.region.context import StageContext
 from flowmason.region.roots import Roots, Upstream, fresh
 from flowmason.region.stage import cancelled, execute, failed_attempt
@@ -135,6 +135,7 @@ class ItemLoop:
     def _roots(self, state: StageState, index: int, upstream: Upstream, context: StageContext) -> Roots:
         made = Roots(self._run, state, upstream, context)
         assert self._items is not None
+        made[LOOP_TOTAL] = self._foreach.total
         made[self._body.index_variable] = index
         made[self._body.item_variable] = fresh(self._items[index])
         return made

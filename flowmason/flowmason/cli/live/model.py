@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flowmason.assembly.picture import RunPicture, StagePicture
+from flowmason.cli.console import visible
 from flowmason.event import Recorded
 from flowmason.ids import RunId, StagePath
 from flowmason.plan import Plan
@@ -188,8 +189,8 @@ class LiveModel:
             attempts=stage.attempts,
             total=int(total) if total is not None else None,
             done=done,
-            detail=" ".join(detail.split()),
-            tail=" ".join(told.tail.split()) if told is not None else "",
+            detail=visible(" ".join(detail.split())),
+            tail=visible(" ".join(told.tail.split())) if told is not None else "",
         )
 
     def _depth(self, stage: StagePicture) -> int:

@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flowmason.cli.console import visible
 from flowmason.cli.live.model import LiveModel, Row, View
 from flowmason.cli.live.words import cost, duration
 from flowmason.state import Status
@@ -68,7 +69,7 @@ class TerminalView:
         self._frame += 1
         for line in self._model.take_logs():
             if self._logs:
-                self._live.console.print(Text(f"{line.level:<7} {line.message}", style="dim"))
+                self._live.console.print(Text(visible(f"{line.level:<7} {line.message}"), style="dim"))
         most = max(3, self._console.size.height - 6)
         view = self._model.view(int(time.time() * 1000), most)
         self._live.update(render(view, self._console.size.width, self._frame), refresh=True)

@@ -68,16 +68,49 @@ def _read(text: str) -> Any:
     return found if isinstance(found, dict | list) else text
 
 
+_STEPS = 10_000_000
+"""An expression may take so many steps; two items of a list that it makes are one."""
+_VALUES = 10_000_000
+"""A result may hold so many values: what is small in memory, one list named many times, is not when it is written."""
+
+
 def _search(expression: str, data: Any) -> Any:
     import jmespath
     from jmespath.exceptions import JMESPathError
+    from jmespath.visitor import TreeInterpreter
+
+    steps = 0
+
+    class Bounded(TreeInterpreter):  # type: ignore[misc]
+        def visit(self, node: Any, *args: Any, **named: Any) -> Any:
+            nonlocal steps
+            found = super().visit(node, *args, **named)
+            steps += 1 + (len(found) // 2 if isinstance(found, list) else 0)
+            if steps > _STEPS:
+                raise _refused(f"it takes more than {_STEPS:,} steps")
+            return found
 
     try:
-        return jmespath.search(expression, data)
+        found = Bounded().visit(jmespath.compile(expression).parsed, data)
     except JMESPathError as error:
-        raise StageError(
-            f"jmespath_expression: {error}", code=Code.INVALID_INPUT, details={"field": "jmespath_expression"}
-        ) from error
+        raise _refused(str(error)) from error
+    except RecursionError:
+        raise _refused("it nests too deep") from None
+    pending, count = [found], 0
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list | Mapping):
+            count += len(value)
+            if count > _VALUES:
+                raise _refused(f"its result holds more than {_VALUES:,} values")
+            pending.extend(value.values() if isinstance(value, Mapping) else value)
+    return found
+
+
+def _refused(reason: str) -> StageError:
+    return StageError(
+        f"jmespath_expression: {reason}", code=Code.INVALID_INPUT, details={"field": "jmespath_expression"}
+    )
 
 
 def _flattened(data: Any) -> Any:
