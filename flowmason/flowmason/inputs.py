@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flowmason.errors import Code, Failure, Fault, RefusedError, did_you_mean
+from flowmason.component.patterns import bounded
+from flowmason.errors import Code, Failure, Fault, RefusedError, StageError, did_you_mean
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -141,6 +142,9 @@ def _faults(schema: Mapping[str, Any], value: Any, pointer: str, code: str) -> I
     except (Unresolvable, RecursionError) as unresolved:
         yield Fault(f"the schema cannot be followed: {unresolved}", pointer, code=code)
         return
+    except StageError as endless:
+        yield Fault(endless.failure.message, pointer, code=code)
+        return
     for error in errors[:_MAX_FAULTS]:
         while error.context:
             # A union: what is wrong with the alternative that was most likely meant.
@@ -176,7 +180,8 @@ def _make_validator(schema: Mapping[str, Any]) -> Validator:
 
     kind = validator_for(schema, default=Draft202012Validator)
     # An empty registry knows the standard's own schemas and fetches nothing.
-    return kind(schema, registry=Registry())
+    made: Validator = bounded(kind)(schema, registry=Registry())
+    return made
 
 
 def _told(error: Any, pointer: str, code: str) -> Iterator[Fault]:

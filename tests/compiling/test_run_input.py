@@ -111,3 +111,12 @@ def test_a_schema_that_says_nothing_needs_no_validator() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_pattern_that_would_try_for_ever_refuses_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowmason.component.patterns.SECONDS", 1.0)
+    schema = {"type": "object", "properties": {"text": {"type": "string", "pattern": "^(a+)+$"}}}
+    with pytest.raises(RefusedError) as caught:
+        prepare_input(schema, {"text": "a" * 60 + "!"})
+    [fault] = caught.value.faults
+    assert "takes more than 1 s" in fault.reason

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowmason.component.patterns import found_in
 from flowmason.errors import Code, StageError
 from flowmason.lab.operators.coercion import coerced
 from flowmason.lab.operators.schema_validate import SchemaValidate
@@ -116,3 +117,32 @@ def test_coercion_never_raises_and_leaves_fitting_data_alone(data: Any, name: st
         assert made == data
     elif made is not data and made != data:
         assert fits(made)
+
+
+@pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|a)*$", r"^(\w+\s?)*$"])
+async def test_a_pattern_that_would_try_for_ever_ends(run: Run, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowmason.component.patterns.SECONDS", 1.0)
+    with pytest.raises(StageError, match="takes more than 1 s for a text of 61 characters") as caught:
+        await run(SchemaValidate, {"data": "a" * 60 + "!", "json_schema": {"type": "string", "pattern": pattern}})
+    assert caught.value.failure.code == Code.INVALID_INPUT
+
+
+@pytest.mark.parametrize(
+    "draft", ["https://json-schema.org/draft/2020-12/schema", "http://json-schema.org/draft-07/schema#"]
+)
+async def test_patterns_with_repeats_in_repeats_match_long_texts_too(run: Run, draft: str) -> None:
+    schema = {"$schema": draft, "type": "string", "pattern": r"^(\w+\.)*\w+$"}
+    good, bad = ".".join(["größe"] * 20), "." * 40
+    assert (await run(SchemaValidate, {"data": good, "json_schema": schema}))["valid"]
+    answer = await run(SchemaValidate, {"data": bad, "json_schema": schema, "strict": False})
+    assert [error["validator"] for error in answer["errors"]] == ["pattern"]
+
+
+@given(
+    st.sampled_from(["^(a+)+$", "(ab|a)*b", "^(?:x?y*)+z", "a{2,}", "^[^@]+@[^@]+$", "(a|b)+?c"]),
+    st.text(alphabet="abxyz@é", max_size=15),
+)
+def test_a_bounded_pattern_finds_what_re_finds(pattern: str, text: str) -> None:
+    import re
+
+    assert found_in(pattern, text) == (re.search(pattern, text) is not None)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from flowmason.compiler.faults import below, some
 from flowmason.compiler.shapes import Shape, all_types, called, expand, is_open, json_type, types
+from flowmason.component.patterns import found_in
+from flowmason.errors import StageError
 from flowmason.expressions import Fields, Items, Path, Static, Template, Text
 
 Look = Callable[[Path], tuple[Shape, ...]]
@@ -282,6 +284,6 @@ def _bounds(value: Any, schema: dict[str, Any], pointer: str) -> list[Misfit]:
 
 def _matches(pattern: str, text: str) -> bool:
     try:
-        return re.search(pattern, text) is not None
-    except re.error:
-        return True  # a pattern in another dialect is for the component to judge
+        return found_in(pattern, text)
+    except (re.error, StageError):
+        return True  # a pattern in another dialect, or one without end, is for the component to judge

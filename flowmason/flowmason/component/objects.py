@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowmason.component.context import Answer, parse_json
+from flowmason.component.patterns import bounded
 from flowmason.errors import Code, StageError
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _misfit(found: Any, schema: Mapping[str, Any]) -> str | None:
     from referencing.jsonschema import EMPTY_REGISTRY
 
     try:
-        error = best_match(Draft202012Validator(schema, registry=EMPTY_REGISTRY).iter_errors(found))
+        error = best_match(bounded(Draft202012Validator)(schema, registry=EMPTY_REGISTRY).iter_errors(found))
     except Unresolvable as unknown:
         raise StageError(f"the schema of the answer refers to {unknown.ref!r}", code=Code.INVALID_INPUT) from None
     return None if error is None else f"{error.json_path}: {error.message[:300]}"

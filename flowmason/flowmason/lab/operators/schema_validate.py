@@ -7,6 +7,7 @@ from typing import Any
 
 from flowmason.component import Context, operator
 from flowmason.component.models import Field, OperatorInput, OperatorOutput
+from flowmason.component.patterns import bounded
 from flowmason.errors import Code, StageError, did_you_mean
 from flowmason.lab.operators.coercion import coerced
 
@@ -78,7 +79,7 @@ def _validator(schema: dict[str, Any]) -> Any:
         kind.check_schema(schema)
     except SchemaError as error:
         raise _bad_schema(f"{error.json_path}: {error.message[:_MESSAGE_LIMIT]}") from None
-    return kind(schema, registry=REGISTRY)
+    return bounded(kind)(schema, registry=REGISTRY)
 
 
 def _drafts() -> list[str]:
