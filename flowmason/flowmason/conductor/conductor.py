@@ -106,6 +106,9 @@ class Conductor:
         self._stopping = False
         self._offering: asyncio.TimerHandle | None = None
         self._seen: dict[ConductorId, tuple[int, float]] = {}
+        self._looked = 0.0
+        self._trouble: dict[str, str] = {}
+        """What cannot be done at the moment, and why."""
         self._beside: dict[RunId, tuple[RunRow, list[LogLine], list[Delta]]] = {}
         self._storing: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
@@ -186,7 +189,7 @@ class Conductor:
                 self._beaten = begun
                 await self.treasury.refresh()
                 if self._only is None:
-                    await self._observe(asyncio.get_running_loop().time())
+                    await self._observe()
             except JournalError as error:
                 log.warning("no beat: %s", error)
             await asyncio.sleep(BEAT_S)
@@ -196,19 +199,27 @@ class Conductor:
             log.error("conductor %s was declared dead; it stops", self.id)
             self.stop()
 
-    async def _observe(self, clock: float) -> None:
-        """Bury conductors that have been silent for too long by our own clock."""
+    async def _observe(self) -> None:
+        """Bury conductors that have been silent for too long by our own clock.
+
+        Silence counts while we look: after a store was away, others have beaten as little as we have.
+        """
+        clock = asyncio.get_running_loop().time
+        asked = clock()
         beats = await self.journal.beats()
+        if asked - self._looked > SILENCE_S / 2:
+            self._seen.clear()
+        self._looked = clock()
         for other, (beat, host, pid) in beats.items():
             if other == self.id:
                 continue
             seen = self._seen.get(other)
             dead_pid = host == self._host and self._pid_alive is not None and not self._pid_alive(pid)
             if seen is None or seen[0] != beat:
-                self._seen[other] = (beat, clock)
+                self._seen[other] = (beat, self._looked)
                 if not dead_pid:
                     continue
-            if dead_pid or clock - self._seen[other][1] >= SILENCE_S:
+            if dead_pid or asked - self._seen[other][1] >= SILENCE_S:
                 if await self.journal.bury(other, beat):
                     log.info("conductor %s is dead; its runs are free", other)
                 self._seen.pop(other, None)
@@ -229,10 +240,17 @@ class Conductor:
             self._declared_dead()
             return
         except JournalError as error:
-            log.warning("cannot claim runs: %s", error)
+            self._cannot("claim runs", error)
             return
+        self._trouble.pop("claim runs", None)
         for each in claimed:
             self._walk(each.row)
+
+    def _cannot(self, what: str, error: JournalError) -> None:
+        """Say it once: it is tried again at each poll."""
+        if self._trouble.get(what) != str(error):
+            self._trouble[what] = str(error)
+            log.warning("cannot %s: %s", what, error)
 
     async def _let_go(self) -> None:
         """Give back runs that had to be given up: of a conductor that lives, nobody else takes them."""
@@ -299,8 +317,9 @@ class Conductor:
         try:
             commands = await self.journal.commands(list(self.walkers))
         except JournalError as error:
-            log.warning("cannot read the inbox: %s", error)
+            self._cannot("read the inbox", error)
             return
+        self._trouble.pop("read the inbox", None)
         for command in commands:
             self._hand_over(command)
 
