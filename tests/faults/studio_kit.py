@@ -179,7 +179,7 @@ class Load:
     async def __aexit__(self, *exc: object) -> None:
         await self.client.aclose()
 
-    async def asked(self, method: str, path: str, within_s: float = 90.0, **more: Any) -> httpx2.Response:
+    async def asked(self, method: str, path: str, within_s: float = 300.0, **more: Any) -> httpx2.Response:
         """A request, tried again where nobody answers, something broke, or it is asked to wait."""
         deadline = time.monotonic() + within_s
         while True:
@@ -291,7 +291,7 @@ class Load:
             await asyncio.sleep(0.3)
         raise AssertionError(f"the reader of {run} never came to its end: {seen}")
 
-    async def verify(self, killed: float | None = None, adopted_within_s: float = 15.0) -> dict[str, Any]:
+    async def verify(self, killed: float | None = None, adopted_within_s: float = 60.0) -> dict[str, Any]:
         """What holds after any fault; returns what was found.
 
         Every key has one run, which ended once, completed; no stage began after its result was committed, and no
