@@ -83,3 +83,20 @@ def test_watch_of_an_ended_run_shows_it_and_ends(project: Project, fm: Fm, run_i
     assert answer.code == 0, answer
     assert "✓ end" in answer.err
     assert json.loads(answer.out)["result"]["city"] == "Bonn"
+
+
+def test_a_long_message_stays_one_line_of_the_list(project: Project, fm: Fm) -> None:
+    project.write(
+        "components/loud.py",
+        "from flowmason import Context, OperatorInput, OperatorOutput, StageError, operator\n"
+        '@operator(name="loud", category="test", description="Fails at length.")\n'
+        "class Loud:\n"
+        "    class Input(OperatorInput):\n        pass\n"
+        "    class Output(OperatorOutput):\n        pass\n"
+        "    async def execute(self, input: Input, context: Context) -> Output:\n"
+        '        raise StageError("no\\n" * 3000)\n',
+    )
+    project.pipeline({"name": "noisy", "stages": [{"id": "a", "component_type": "loud"}]})
+    assert fm("run", "noisy", "--on", "local").code == 1
+    [_, row] = fm("runs", "list").out.splitlines()
+    assert "failed" in row and row.endswith("…") and len(row) < 300

@@ -21,7 +21,7 @@ def print_list(page: Mapping[str, Any], as_json: bool) -> None:
         console.print_json(page)
         return
     from flowmason.cli.live.words import duration
-    from flowmason.cli.tables import print_table
+    from flowmason.cli.tables import brief, print_table
 
     rows, table = page["items"], []
     families = any(row["parent"] for row in rows)
@@ -36,7 +36,7 @@ def print_list(page: Mapping[str, Any], as_json: bool) -> None:
                 row["status"],
                 _when(row["created_at"]),
                 duration(took) if took is not None else "",
-                str(failure.get("message", "")),
+                brief(str(failure.get("message", ""))),
             ]
         )
     print_table(("RUN", "PIPELINE", *(["PARENT"] if families else []), "STATUS", "SUBMITTED", "TOOK", ""), table)

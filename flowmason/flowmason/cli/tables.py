@@ -7,6 +7,14 @@ from typing import TextIO
 
 from flowmason.cli.console import paint, visible
 
+_BRIEF = 160
+
+
+def brief(text: str) -> str:
+    """A message as one line of a list: `fm runs show` has the whole of it."""
+    line = " ".join(text.split())
+    return line if len(line) <= _BRIEF else line[: _BRIEF - 1] + "…"
+
 
 def print_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], *, indent: str = "", stream: TextIO | None = None
