@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,28 @@ def test_a_run_names_the_version_of_the_prompt_that_it_used(studio: Studio, tmp_
         done = ended(studio, run["id"])
     assert done["status"] == "completed" and "Greet everybody." in done["stages"]["a"]["output"]["content"], done
     assert done["prompts"] == {"greet": PromptFolder(tmp_path)["greet"].digest}
+
+
+def test_faults_of_shape_and_of_meaning_are_told_at_once(studio: Studio) -> None:
+    """Also of a pipeline that extends one which is not there."""
+    check = "/api/v1/pipelines/validate-inline"
+    stages: list[dict[str, Any]] = [
+        {"id": "a", "component_type": "logger", "timeout_ms": 1, "config": {"message": "x"}},
+        {"id": "b", "component_type": "loger", "config": {"message": "{{upstream.a.messag}}"}},
+    ]
+    text = json.dumps({"name": "p", "stages": stages}, indent=1)
+    for body in ({"pipeline": json.loads(text)}, {"text": text}):
+        told = studio.client.post(check, json=body, headers=studio.headers()).json()
+        assert [fault["pointer"] for fault in told["faults"]][-2:] == [
+            "$.stages[1].component_type",
+            "$.stages[1].config.message",
+        ]
+        assert told["faults"][0]["pointer"] == "$.stages[0].timeout_ms" and len(told["faults"]) == 3
+    stages[0].pop("timeout_ms")
+    body = {"pipeline": {"name": "p", "extends": "none", "stages": stages}}
+    told = studio.client.post(check, json=body, headers=studio.headers()).json()
+    assert [fault["pointer"] for fault in told["faults"]] == [
+        "$.extends",
+        "$.stages[1].component_type",
+        "$.stages[1].config.message",
+    ]

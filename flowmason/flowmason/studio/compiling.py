@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from flowmason.compiler import compile_pipeline
+from flowmason.compiler import compile_pipeline, survey_pipeline
 from flowmason.document import Document, located, parse_document
 from flowmason.document.pipelines import as_pipeline
 from flowmason.document.reading import Format
 from flowmason.errors import Code, Fault, RefusedError
 from flowmason.ids import Digest, sha256
-from flowmason.inherit import trace
-from flowmason.pipeline import Pipeline, dump_pipeline, parse_pipeline
+from flowmason.inherit import Find, trace
+from flowmason.pipeline import Gaps, Pipeline, Sketch, dump_pipeline, parse_pipeline, sketch_pipeline
 from flowmason.plan import Plan
 from flowmason.studio.components import Components
 
@@ -105,6 +105,10 @@ class Compiling:
         digest = sha256(written.text.encode())
         return self._remembered((digest, components.digest), look) or self._check(written, components, look, digest)
 
+    def survey(self, value: Any, components: Components, look: Look, document: Document | None = None) -> Checked:
+        """Like `check`, of plain values that are no whole pipeline: what is well-formed of them is checked as well."""
+        return self._survey(sketch_pipeline(value), components, look, document)
+
     def parsed(self, digest: Digest, text: str) -> Pipeline:
         """A pipeline that was kept, read."""
         with self._lock:
@@ -137,22 +141,33 @@ class Compiling:
         return checked
 
     def _compile(self, written: Written, components: Components, look: Look) -> Checked:
+        other, resolved = self._others(look)
+        try:
+            whole = trace(written.pipeline, other)
+        except RefusedError:
+            return self._survey(Sketch(written.pipeline, Gaps(), ()), components, look, written.document)
+        if whole.pipeline.abstract:
+            return Checked(None, unbuilt=(_ABSTRACT,))
+        try:
+            return Checked(_compiled(whole.pipeline, components, resolved))
+        except RefusedError as error:
+            return _refused([whole.relocate(fault) for fault in error.faults], written.document)
+
+    def _survey(self, sketch: Sketch, components: Components, look: Look, document: Document | None) -> Checked:
+        other, resolved = self._others(look)
+        faults = survey_pipeline(sketch, components.registry, written=other, find=resolved, prompts=components.prompts)
+        return _refused(faults, document)
+
+    def _others(self, look: Look) -> tuple[Find, Find]:
+        """What finds another pipeline as it is written, and as it is compiled."""
+
         def other(reference: str) -> Pipeline:
             return self.parsed(*look(reference))
 
         def resolved(reference: str) -> Pipeline:
             return trace(other(reference), other).pipeline
 
-        try:
-            whole = trace(written.pipeline, other)
-        except RefusedError as error:
-            return _refused(error.faults, written)
-        if whole.pipeline.abstract:
-            return Checked(None, unbuilt=(_ABSTRACT,))
-        try:
-            return Checked(_compiled(whole.pipeline, components, resolved))
-        except RefusedError as error:
-            return _refused([whole.relocate(fault) for fault in error.faults], written)
+        return other, resolved
 
     def _keep(self, kept: OrderedDict[Any, Any], key: Any, value: Any) -> None:
         with self._lock:
@@ -176,10 +191,9 @@ def _digest(look: Look, reference: str) -> Digest | None:
         return None
 
 
-def _refused(faults: Iterable[Fault], written: Written) -> Checked:
+def _refused(faults: Iterable[Fault], document: Document | None) -> Checked:
     placed = list(faults)
-    if written.document is not None:
-        document = written.document
+    if document is not None:
         placed = sorted((located(fault, document) for fault in placed), key=lambda f: (f.line or 0, f.column or 0))
     unbuilt = tuple(fault for fault in placed if fault.code == Code.NOT_SUPPORTED)
     return Checked(None, tuple(fault for fault in placed if fault.code != Code.NOT_SUPPORTED), unbuilt)

@@ -93,10 +93,17 @@ def validate_inline(services: Given, caller: PipelineReader, body: models.Inline
     if (body.pipeline is None) == (body.text is None):
         raise UsageError("give either 'pipeline' or 'text'", code=Code.INVALID_INPUT)
     try:
-        written = read_value(body.pipeline) if body.text is None else read_text(body.text, format=body.format)
+        document = None if body.text is None else parse_document(body.text, format=body.format)
     except RefusedError as error:
         return _validation(Checked(None, error.faults))
-    return _validation(_check(services, caller, written))
+    value = body.pipeline if document is None else document.value
+    try:
+        written = read_value(value)
+    except RefusedError:
+        with services.store.scope(caller.org_id, writing=False) as scope:
+            checked = services.compiling.survey(value, services.catalogue.of(scope), pipelines.look_in(scope), document)
+        return _validation(checked)
+    return _validation(_check(services, caller, Written(written.pipeline, document)))
 
 
 @router.post("/fix-inline", operation_id="pipelines_fix_inline")
