@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from flowmason.errors import ProviderError
+from flowmason.errors import Code, ProviderError
 from flowmason.model import ModelRequest
 from flowmason.policy import Placement
 from flowmason.providers import ProviderSettings, make_provider
@@ -170,8 +170,10 @@ async def test_the_provider_streams_and_a_cancelled_call_ends_at_the_engine(site
     provider = make_provider("models", ProviderSettings(model="tiny"), environ={})
     schema = await provider.generate(ModelRequest(prompt="yes", json_schema=SCHEMA, max_tokens=200))
     assert set(json.loads(schema.content)) == {"mood", "sure"} and schema.usage.output_tokens > 3
-    with pytest.raises(ProviderError):
-        await provider.generate(ModelRequest(prompt="word " * 5000))
+    for long in (ModelRequest(prompt="word " * 5000), ModelRequest(prompt="yes", max_tokens=4096)):
+        with pytest.raises(ProviderError) as caught:
+            await provider.generate(long)
+        assert caught.value.failure.code == Code.CONTEXT_EXCEEDED, caught.value
     handles = Handles()
     before = await handles.counts("tiny")
     begun = asyncio.Event()

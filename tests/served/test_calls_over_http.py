@@ -184,8 +184,16 @@ def test_under_a_budget_the_context_bounds_an_answer_that_might_not_fit_in_it(si
     assert [body.get("max_tokens") for body in site.models.asked] == [None, None, 4096]
 
 
-def test_a_call_that_is_longer_than_the_model_takes_is_refused_by_name_and_told_what_to_set(site: Site) -> None:
-    said = "This model's maximum context length is 2048 tokens. However, you requested 4196 tokens."
+@pytest.mark.parametrize(
+    "said",
+    [
+        "This model's maximum context length is 2048 tokens. However, you requested 4196 tokens.",
+        "max_tokens=4096 cannot be greater than max_model_len=2048. Please request fewer output tokens.",
+    ],
+)
+def test_a_call_that_is_longer_than_the_model_takes_is_refused_by_name_and_told_what_to_set(
+    site: Site, said: str
+) -> None:
     site.models.script = [failed(400, said, "BadRequestError")]
     answer = site.ask()
     assert (answer.status_code, answer.json()["code"]) == (400, "CONTEXT_EXCEEDED")

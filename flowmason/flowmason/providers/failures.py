@@ -13,7 +13,7 @@ from flowmason.errors import Code, EgressError, ProviderError, Retry
 _LONGEST_WAIT_MS = 3_600_000
 _TOO_LONG = ("exceed_context_size_error", "context_length_exceeded")
 _TOO_LONG_WORDS = re.compile(
-    "maximum context length|exceeds the available context size|prompt is too long|longer than the maximum model length",
+    "maximum context length|max_model_len|maximum model length|exceeds the available context size|prompt is too long",
     re.IGNORECASE,
 )
 CONTEXT_HELP = (
