@@ -370,3 +370,21 @@ async def test_an_item_whose_effects_still_run_is_recorded_when_another_fails(en
     assert result.status == "failed"
     assert result.stages["each[0].body"].status == "completed"
     assert result.stages["each[1].body"].status == "failed"
+
+
+async def test_a_failed_item_stands_in_the_place_of_what_a_loop_inside_of_it_did_not_give(engine: Engine) -> None:
+    """What ran before the failure, if only in a body, is what it was."""
+    document = pipe(
+        stage("each", "foreach", items=[2, 0], loop_stages=["guard", "inner"], break_on_error=False),
+        stage("guard", "trycatch", try_stages=["before"], catch_stages=[]),
+        say("before", "{{item}}"),
+        stage("inner", "foreach", items="{{[1, item]}}", loop_stages=["leaf"], depends_on=["guard"], item_variable="n"),
+        touch("leaf", "{{4 / n}}"),
+        say("end", ["{{upstream.before}}", "{{upstream.inner}}", "{{upstream.leaf}}"]),
+    )
+    result = await engine.run(document)
+    assert result.status == "completed"
+    before, inner, leaf = result.out("end")
+    assert before == [{"value": 2}, {"value": 0}]
+    assert leaf[0] == [{"value": 4.0}, {"value": 2.0}]
+    assert leaf[1] == inner[1] and leaf[1]["$error"]["stage"] == "each[1].inner[1].leaf"

@@ -246,8 +246,12 @@ class Bodies:
             assert outcome.failure is not None
             result: Value = error_value(outcome.failure)
             # It stands for everything that the item did not get to, and for its result.
-            unmade = (name for name, stage in scope.stages.items() if stage.status not in FINE)
-            outputs.update(dict.fromkeys((*unmade, scope.scope.last or StageId("")), result))
+            unmade = dict.fromkeys(name for name, stage in scope.stages.items() if stage.status not in FINE)
+            owners = scope.plan.ancestors
+            inside = [
+                name for name in outputs if outputs[name] is None and any(each in unmade for each in owners[name])
+            ]
+            outputs.update(dict.fromkeys((*unmade, *inside, scope.scope.last or StageId("")), result))
         elif outcome.kind == "returned":
             result = outcome.value or value.NULL
         else:
