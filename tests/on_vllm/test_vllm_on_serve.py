@@ -19,9 +19,10 @@ import msgspec
 import pytest
 
 from flowmason.errors import Code, ProviderError
-from flowmason.model import ModelRequest
+from flowmason.model import ModelRequest, learn_of
 from flowmason.policy import Placement
 from flowmason.providers import ProviderSettings, make_provider
+from flowmason.providers.counting import offer_of
 from flowmason.served import Adapter, Defaults, Engine, Gpus, ServedModel, Source, SourceKind, fitted, names
 from flowmason.studio.identity.permissions import Role
 from flowmason.studio.scope import StudioStore
@@ -174,6 +175,9 @@ async def test_the_provider_streams_and_a_cancelled_call_ends_at_the_engine(site
         with pytest.raises(ProviderError) as caught:
             await provider.generate(long)
         assert caught.value.failure.code == Code.CONTEXT_EXCEEDED, caught.value
+    await learn_of(provider, "tiny")
+    known = offer_of(provider, "tiny")
+    assert (known.context, known.max_tokens) == (2048, 64)
     handles = Handles()
     before = await handles.counts("tiny")
     begun = asyncio.Event()
