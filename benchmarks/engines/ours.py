@@ -112,8 +112,7 @@ class Ours:
             values=self.stores.values,
             options=dict(workload.options),
         )
-        await self.stores.journal.submit(run)
-        self.conductor.nudge()
+        await self.conductor.submit(run)
 
     def _output(self, workload: Workload, end: Any) -> Any:
         if not isinstance(end, RunCompleted):

@@ -146,6 +146,14 @@ class Journal(Protocol):
         """
         ...
 
+    async def begin(self, run: NewRun, conductor: ConductorId) -> tuple[RunRow, bool]:
+        """`submit`, and in the same transaction claim the run for the conductor that will walk it.
+
+        The flag says whether it is the conductor's, under epoch 1. It is not where the run was there already, where the
+        conductor is not listed, and where its org has as many runs as it may have: whoever claims finds it then.
+        """
+        ...
+
     async def append(self, append: Append) -> int:
         """Add events; returns the new last seq. Raises `FencedError` if the epoch or seq is stale, or if a conductor
         that was buried would begin what its org's budget pays for.

@@ -118,6 +118,17 @@ async def test_no_org_gets_beyond_its_limit_and_the_others_get_what_it_leaves(jo
     assert len(await claim(journal, 10)) == 3
 
 
+async def test_a_run_begun_in_an_org_that_has_all_it_may_waits_for_its_turn(journal: Journal, limit: Limit) -> None:
+    await journal.enlist(ME, "host", 1)
+    limit(A, OrgLimits(max_concurrent_runs=2))
+    begun = [await journal.begin(new_run(f"a{n}", org_id=A, at=n), ME) for n in range(3)]
+    assert [(row.owner, ours) for row, ours in begun] == [(ME, True), (ME, True), (None, False)]
+    assert (await journal.begin(new_run("b0", org_id=B), ME))[1]
+    assert await claim(journal, 10) == []
+    await end(journal, "a0")
+    assert await claim(journal, 10) == ["a2"]
+
+
 async def test_conductors_that_claim_at_once_stay_within_a_limit_together(
     journal: Journal, open_another: Opener, limit: Limit
 ) -> None:

@@ -348,10 +348,16 @@ async def test_a_connection_that_dies_in_a_commit_neither_loses_nor_doubles_it(
     await journal.close()
 
     journal = await through(when)
+    begun, ours = await journal.begin(new_run("c"), OTHER)
+    assert (ours, begun.owner, begun.epoch) == (True, OTHER, 1)
+    await contiguous(sql, RunId("run_c"), 1)
+    await journal.close()
+
+    journal = await through(when)
     assert await journal.bury(OTHER, 0)
     assert list(await sql.beats()) == [ME]
     await journal.close()
-    assert proxy.cuts == 4
+    assert proxy.cuts == 5
 
 
 @pytest.mark.postgres

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from flowmason import event as ev
-from flowmason.conductor import new_run
+from flowmason.conductor import Conductor, new_run
+from flowmason.errors import JournalError
 from flowmason.event import Recorded, encode_events
 from flowmason.ids import LOCAL_ORG, Ids, OrgId, RunId, StagePath, format_path, parse_path
-from flowmason.journal import TERMINAL, Append, Command
+from flowmason.journal import TERMINAL, Append, Command, NewRun
 from flowmason.journal_memory import MemoryJournal
 from flowmason.plan import Plan
 from flowmason.policy import Effect
@@ -71,10 +74,12 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
 
     def maybe(name: str, argument: Any) -> None:
         nonlocal budget
-        if not isinstance(argument, Append) or budget == 0 or rng.random() >= 0.15 or house.fallen:
+        at_start = name == "begin" and len(house.handed) > 0
+        if not (isinstance(argument, Append) or at_start) or budget == 0 or rng.random() >= 0.15 or house.fallen:
             return
         budget -= 1
-        if not house.fell(argument.by, taken_for_dead=rng.random() < 0.3):
+        who = house.handed[argument.run_id] if at_start else argument.by
+        if not house.fell(who, taken_for_dead=rng.random() < 0.3):
             raise Crash
 
     journal = world.journal = MemoryJournal(before_commit=maybe, after_commit=after)
@@ -87,12 +92,28 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     if daily is not None:
         journal.daily[LOCAL_ORG] = daily
     ids = Ids(loop.time, random.Random(f"{seed}/ids"))
-    house = House(seed, journal, world, ids, now, trouble=trouble)
+    latecomers = random.Random(f"{seed}/latecomers")
+    neighbours: dict[RunId, Plan] = {}
 
-    async def submit(
+    async def come(conductor: Conductor) -> None:
+        """Somebody in a conductor's process hands it runs, while it lives."""
+        for _ in range(latecomers.choice((0, 0, 0, 1, 3))):
+            await asyncio.sleep(latecomers.choice((0.0, 0.01, 0.5)))
+            if house.over or len(house.handed) > 6:
+                return
+            beside = random_plan(latecomers.randrange(2_000_000, 3_000_000))
+            run = made(beside)
+            neighbours[run.run_id] = beside
+            house.handed[run.run_id] = conductor.id
+            with contextlib.suppress(JournalError):
+                await conductor.submit(run)
+
+    house = House(seed, journal, world, ids, now, trouble=trouble, visitor=come)
+
+    def made(
         plan: Plan, debug: ev.DebugChanged | None = None, org_id: OrgId = LOCAL_ORG, **options: Any
-    ) -> RunId:
-        run = new_run(
+    ) -> NewRun:
+        return new_run(
             plan,
             {},
             run_id=ids.run(),
@@ -103,18 +124,25 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
             options=options,
             debug=debug,
         )
-        return (await journal.submit(run)).run_id
+
+    async def submit(
+        plan: Plan, debug: ev.DebugChanged | None = None, org_id: OrgId = LOCAL_ORG, **options: Any
+    ) -> RunId:
+        return (await journal.submit(made(plan, debug, org_id, **options))).run_id
 
     looked_at = random.Random(f"{seed}/debugging")
     debug = debugging.drawn(looked_at, plan) if trouble else None
     options: dict[str, Any] = {} if money is None else {"budget": money}
     run_id = world.first_run = await submit(plan, debug, max_concurrency=rng.choice((None, 1, 4)), **options)
     somebody = debugging.Somebody(journal, run_id, plan, ids, now)
-    neighbours: dict[RunId, Plan] = {}
+    others: set[RunId] = set()
+    """Runs of another org, which has no budget."""
     for number in range(random.Random(f"{seed}/neighbours").choice((0, 0, 2, 5))):
         beside = random_plan(1_000_000 + 10 * seed + number)
         org_id = OrgId("others") if number % 3 == 2 else LOCAL_ORG
-        neighbours[await submit(beside, org_id=org_id)] = beside
+        neighbour = await submit(beside, org_id=org_id)
+        neighbours[neighbour] = beside
+        others |= {neighbour} if org_id != LOCAL_ORG else set()
     commands: asyncio.Task[None] | None = None
     if debug is not None:
         commands = loop.create_task(somebody.debug(looked_at))
@@ -122,7 +150,7 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
         commands = loop.create_task(_commands(journal, run_id, rng, ids, now))
     reopenings = random.Random(f"{seed}/reopenings").choice((0, 1, 2)) if trouble else 0
     while True:
-        await house.until(_ended(journal, [run_id, *neighbours]))
+        await house.until(_ended(journal, run_id, neighbours, house))
         if commands is not None:
             commands.cancel()
             commands = None
@@ -146,9 +174,11 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
     ]
     outcome.problems += [f"a task failed unheard: {error}" for error in unheard]
     if world.bank is not None and daily is not None:
-        ours = [run_id, *(other for number, other in enumerate(neighbours) if number % 3 != 2)]
+        ours = {run_id, *neighbours} - others
         outcome.problems += watched.at_the_end(sum((world.bank.billed[each] for each in ours), Amount()))
     for neighbour, beside in neighbours.items():
+        if neighbour in house.handed and await journal.row(neighbour) is None:
+            continue  # it was never recorded
         found = await _outcome(seed, journal, neighbour, beside, house.crashes, world)
         outcome.problems += [f"neighbour {neighbour} ({found.status}): {problem}" for problem in found.problems]
     return outcome
@@ -164,11 +194,20 @@ async def _outcome(seed: int, journal: MemoryJournal, run_id: RunId, plan: Plan,
     return outcome
 
 
-async def _ended(journal: MemoryJournal, run_ids: list[RunId]) -> None:
+async def _ended(
+    journal: MemoryJournal, run_id: RunId, neighbours: Mapping[RunId, Plan], house: House
+) -> None:
+    missing = 0
     while True:
-        rows = [await journal.row(run_id) for run_id in run_ids]
+        rows = {run: await journal.row(run) for run in (run_id, *neighbours)}
+        # What was handed to a conductor that died or failed may be recorded long after, or never.
+        gone = [run for run, row in rows.items() if row is None and run in house.handed]
+        ended = all(run in gone or (row is not None and row.status in TERMINAL) for run, row in rows.items())
+        missing = missing + 1 if gone and ended else 0
         # A run that was asked to go on is ended only once that was answered, however many turns it takes.
-        if all(row is not None and row.status in TERMINAL for row in rows) and not await journal.commands(run_ids):
+        settled = ended and (not gone or missing > 500) and not house.visited
+        if settled and not await journal.commands(list(rows)) and len(rows) == 1 + len(neighbours):
+            house.over = True
             return
         await asyncio.sleep(0.2)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from flowmason.conductor import Conductor
 from flowmason.errors import Code, FlowMasonError
-from flowmason.ids import ConductorId, Ids
+from flowmason.ids import ConductorId, Ids, RunId
 from flowmason.journal_memory import MemoryJournal
 from simulation.late import Office
 from simulation.world import SimExecutor, World
@@ -22,18 +22,22 @@ class Crash(BaseException):
 class Process:
     """One process with a conductor."""
 
-    def __init__(self, conductor: Conductor, office: Office, executor: SimExecutor) -> None:
+    def __init__(
+        self, conductor: Conductor, office: Office, executor: SimExecutor, visit: Coroutine[Any, Any, None]
+    ) -> None:
         self.conductor = conductor
         self.office = office
         self.executor = executor
         self.task = asyncio.get_running_loop().create_task(conductor.run())
+        self.visit = asyncio.get_running_loop().create_task(visit)
         self.drains: asyncio.Task[None] | None = None
 
     def kill(self) -> None:
         """As by SIGKILL: nothing of it writes, sends or ends anything any more."""
         self.office.dead = True
         self.executor.die()
-        for task in [self.task, *self.conductor._tasks.values(), *([self.drains] if self.drains else [])]:
+        inside: list[asyncio.Task[Any]] = [self.task, self.visit, *self.conductor._tasks.values()]
+        for task in [*inside, *self.conductor._submitting, *([self.drains] if self.drains else [])]:
             task.cancel()
 
 
@@ -41,13 +45,25 @@ class House:
     """Keeps one conductor at work, in some worlds two, whatever becomes of them."""
 
     def __init__(
-        self, seed: int, journal: MemoryJournal, world: World, ids: Ids, now: Callable[[], int], *, trouble: bool
+        self,
+        seed: int,
+        journal: MemoryJournal,
+        world: World,
+        ids: Ids,
+        now: Callable[[], int],
+        *,
+        trouble: bool,
+        visitor: Callable[[Conductor], Coroutine[Any, Any, None]],
     ) -> None:
         self.crashes = 0
         self.problems: list[str] = []
         """What went wrong inside of conductors."""
         self._seed, self._journal, self._world, self._ids, self._now = seed, journal, world, ids, now
-        self._trouble = trouble
+        self._trouble, self._visitor = trouble, visitor
+        self.handed: dict[RunId, ConductorId] = {}
+        """Runs that were handed to a conductor, and to which."""
+        self.over = False
+        """Nobody comes any more."""
         self._rng = random.Random(f"{seed}/house")
         self._wanted = self._rng.choice((1, 1, 2)) if trouble else 1
         begun = asyncio.get_running_loop().time() + self._rng.random() * 10
@@ -66,6 +82,11 @@ class House:
         self.fallen = (ConductorId(conductor), taken_for_dead)
         self._fell.set()
         return taken_for_dead
+
+    @property
+    def visited(self) -> bool:
+        """Whether somebody may still hand a conductor a run."""
+        return any(not each.visit.done() for each in (*self._living, *self._left_behind))
 
     async def until(self, over: Coroutine[Any, Any, None]) -> None:
         """Keep conductors at work until `over` returns."""
@@ -120,7 +141,7 @@ class House:
             ids=self._ids,
             rng=random.Random(f"{self._seed}/conductor"),
         )
-        made = Process(conductor, office, executor)
+        made = Process(conductor, office, executor, self._visitor(conductor))
         if self._trouble and self._rng.random() < 0.2:
             made.drains = asyncio.get_running_loop().create_task(self._drain(conductor))
         return made

@@ -81,8 +81,7 @@ class Crowd:
         )
         ended = self._waiting[run.run_id] = asyncio.get_running_loop().create_future()
         try:
-            await self.stores.journal.submit(run)
-            self._conductor.include(run.run_id)
+            await self._conductor.submit(run)
             while not ended.done():
                 await asyncio.wait([ended], timeout=1.0)
                 if run.run_id in self._conductor.failures:

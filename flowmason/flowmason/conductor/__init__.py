@@ -6,8 +6,8 @@ clock, ids, random source, journal, values and executor, so that the seeded simu
 virtual time: `time`, `random`, `uuid` and threads may not be used in this package.
 """
 
-from flowmason.conductor.conductor import Conductor, Feed, no_pipelines
+from flowmason.conductor.conductor import Conductor, Feed
 from flowmason.conductor.submit import new_run
-from flowmason.conductor.surroundings import Resolve
+from flowmason.conductor.surroundings import Resolve, no_pipelines
 
 __all__ = ["Conductor", "Feed", "Resolve", "new_run", "no_pipelines"]

@@ -9,8 +9,10 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from flowmason.conductor.loading import Plans
-from flowmason.conductor.surroundings import Resolve
+from flowmason.conductor.beside import Beside
+from flowmason.conductor.loading import History, JustRecorded, Plans
+from flowmason.conductor.recording import let_go
+from flowmason.conductor.surroundings import Resolve, no_pipelines
 from flowmason.conductor.traffic import Traffic
 from flowmason.conductor.treasury import Treasury
 from flowmason.conductor.walker import Walker
@@ -18,9 +20,9 @@ from flowmason.errors import Code, FencedError, FlowMasonError, JournalError
 from flowmason.event import Recorded
 from flowmason.executor import Executor
 from flowmason.ids import ConductorId, Ids, OrgId, RunId
-from flowmason.journal import Append, Command, Journal, RunRow
+from flowmason.journal import Command, Journal, NewRun, RunRow
 from flowmason.plan import Plan
-from flowmason.report import Delta, LogLine, Report
+from flowmason.report import Report
 from flowmason.values import ValueStore
 
 log = logging.getLogger("flowmason.conductor")
@@ -28,7 +30,6 @@ log = logging.getLogger("flowmason.conductor")
 BEAT_S = 2.0
 SILENCE_S = 10.0
 """Without a beat for that long, by its observer's own clock, a conductor is dead."""
-SIDE_S = 0.1
 DRAIN_TICK_S = 0.02
 AWAY_S, BROKEN_S = 5.0, 60.0
 """When a run that had to be given up is to be taken up again: where the store was away, and where it was not that."""
@@ -46,11 +47,6 @@ class Feed(Protocol):
     def beside(self, run_id: RunId, report: Report) -> None:
         """Logs, deltas and progress, before they are stored."""
         ...
-
-
-async def no_pipelines(name: str, options: dict[str, Any]) -> Plan:
-    """The `Resolve` of a conductor that knows no project."""
-    raise FlowMasonError(f"pipeline {name!r} is not known here", code=Code.PIPELINE_NOT_FOUND)
 
 
 class Conductor:
@@ -101,7 +97,11 @@ class Conductor:
         self._feeds: list[Feed] = []
         self._tasks: dict[RunId, asyncio.Task[None]] = {}
         self._given_up: dict[RunId, float] = {}
-        """Runs that are still ours and that nobody walks, and after how many seconds they may be taken up."""
+        """Runs that may still be ours and that nobody walks, and after how many seconds they may be taken up."""
+        self._submitting: set[asyncio.Task[RunRow]] = set()
+        self._coming = 0
+        """Places that are kept for runs which are being recorded as ours, or claimed."""
+        self._listed = False
         self._look = asyncio.Event()
         self._stopping = False
         self._offering: asyncio.TimerHandle | None = None
@@ -109,9 +109,7 @@ class Conductor:
         self._looked = 0.0
         self._trouble: dict[str, str] = {}
         """What cannot be done at the moment, and why."""
-        self._beside: dict[RunId, tuple[RunRow, list[LogLine], list[Delta]]] = {}
-        self._storing: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
+        self._beside = Beside(journal)
         self._beaten = 0.0
 
     # -- life ------------------------------------------------------------------------------------
@@ -120,6 +118,7 @@ class Conductor:
         """Beat, claim and walk until `stop`; with `until_idle`, until no run is left to walk."""
         self._beaten = asyncio.get_running_loop().time()
         await self.journal.enlist(self.id, self._host, self._pid)
+        self._listed = True
         beating = asyncio.get_running_loop().create_task(self._keep_beating())
         try:
             while not self._stopping:
@@ -132,6 +131,7 @@ class Conductor:
                     await asyncio.wait_for(self._look.wait(), self._poll_s)
                 self._look.clear()
         finally:
+            self._listed = False
             beating.cancel()
             await self._leave()
 
@@ -161,6 +161,34 @@ class Conductor:
             self._only.append(run_id)
             self._look.set()
 
+    async def submit(self, run: NewRun) -> RunRow:
+        """Record a run that is to be walked here, as `Journal.submit` does; it is, whatever becomes of the caller.
+
+        Where there is a place for it, it is ours in the transaction that records it and is not read back. Else it is
+        claimed when there is one.
+        """
+        task = asyncio.get_running_loop().create_task(self._submit(run))
+        self._submitting.add(task)
+        task.add_done_callback(self._submitting.discard)
+        return await asyncio.shield(task)
+
+    async def _submit(self, run: NewRun) -> RunRow:
+        place = int(self._room > self._spare)
+        self._coming += place
+        try:
+            row, ours = await self.journal.begin(run, self.id) if place else (await self.journal.submit(run), False)
+        except JournalError:
+            self._given_up[run.run_id] = 0.0  # it may have been recorded all the same
+            raise
+        finally:
+            self._coming -= place
+        if ours and self._listed:
+            self._walk(row, JustRecorded(run))
+        else:
+            self.include(row.run_id)
+            self.nudge()
+        return row
+
     def nudge(self) -> None:
         """Look at the inbox and for claimable runs now rather than at the next poll."""
         self._look.set()
@@ -171,10 +199,7 @@ class Conductor:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=15.0)
-        if self._storing is not None:
-            self._hurry.set()
-            await asyncio.wait([self._storing], timeout=5.0)
-        await self._store_beside()
+        await self._beside.close()
         with contextlib.suppress(JournalError):
             await self.journal.retire(self.id)
 
@@ -224,10 +249,16 @@ class Conductor:
                     log.info("conductor %s is dead; its runs are free", other)
                 self._seen.pop(other, None)
 
+    @property
+    def _room(self) -> int:
+        """How many more runs may be walked."""
+        return 0 if self.handing_over or not self._listed else self._capacity - len(self._tasks) - self._coming
+
     async def _claim(self) -> None:
-        room = self._capacity - len(self._tasks)
-        if room <= 0 or self.handing_over:
+        room = self._room
+        if room <= 0:
             return
+        self._coming += room
         try:
             if self._only is None:
                 claimed = await self.journal.claim(self.id, self.now(), room, spare=self._spare)
@@ -242,6 +273,8 @@ class Conductor:
         except JournalError as error:
             self._cannot("claim runs", error)
             return
+        finally:
+            self._coming -= room
         self._trouble.pop("claim runs", None)
         for each in claimed:
             self._walk(each.row)
@@ -256,32 +289,15 @@ class Conductor:
         """Give back runs that had to be given up: of a conductor that lives, nobody else takes them."""
         for run_id, pause_s in list(self._given_up.items()):
             try:
-                row = await self.journal.row(run_id)
-                if row is not None and row.owner == self.id and run_id not in self._tasks:
-                    now = self.now()
-                    again = now + int(pause_s * 1000)
-                    await self.journal.append(
-                        Append(
-                            run_id=run_id,
-                            org_id=row.org_id,
-                            epoch=row.epoch,
-                            seq=row.seq,
-                            events=(),
-                            at=now,
-                            by=self.id,
-                            release=True,
-                            wake_at=again,
-                        )
-                    )
-            except FencedError:
-                pass  # it is somebody else's by now
+                if run_id not in self._tasks:
+                    await let_go(self.journal, self.id, run_id, self.now(), pause_s)
             except JournalError as error:
                 log.warning("run %s cannot be let go: %s", run_id, error)
                 continue
             del self._given_up[run_id]
 
-    def _walk(self, row: RunRow) -> None:
-        walker = Walker(self, row)
+    def _walk(self, row: RunRow, known: History | None = None) -> None:
+        walker = Walker(self, row, known)
         self.failures.pop(row.run_id, None)
         self.walkers[row.run_id] = walker
         task = asyncio.get_running_loop().create_task(walker.walk(), name=f"walk {row.run_id}")
@@ -368,25 +384,4 @@ class Conductor:
             return
         for feed in self._feeds:
             feed.beside(row.run_id, report)
-        if report.logs or report.deltas:
-            _, lines, deltas = self._beside.setdefault(row.run_id, (row, [], []))
-            lines.extend(report.logs)
-            deltas.extend(report.deltas)
-            if self._storing is None:
-                self._storing = asyncio.get_running_loop().create_task(self._store_later())
-
-    async def _store_later(self) -> None:
-        """The first at once, for somebody may be waiting for it; what follows in batches."""
-        while self._beside:
-            await self._store_beside()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), SIDE_S)
-        self._storing = None
-
-    async def _store_beside(self) -> None:
-        waiting, self._beside = self._beside, {}
-        for row, lines, deltas in waiting.values():
-            try:
-                await self.journal.add_side(row.org_id, row.run_id, lines, deltas)
-            except Exception as error:  # whatever is wrong with those, others' are stored
-                log.warning("run %s: log lines were not stored: %s", row.run_id, error)
+        self._beside.add(row, report)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
 from flowmason import event as ev
 from flowmason.errors import Code, FormatError, JournalError
-from flowmason.event import Frame
+from flowmason.event import Frame, decode_events, encode_events
 from flowmason.ids import PlanId, RunId
-from flowmason.journal import RunRow
+from flowmason.journal import Command, Journal, NewRun, RunRow
 from flowmason.plan import Plan, decode
 from flowmason.state import RunState
 
@@ -25,6 +26,22 @@ class History(Protocol):
     async def plan(self, plan_id: PlanId) -> bytes | None:
         """As `Journal.plan`."""
         ...
+
+
+class JustRecorded:
+    """The history of a run that was recorded a moment ago, as whoever recorded it knows it without asking."""
+
+    def __init__(self, run: NewRun) -> None:
+        self._run = run
+
+    async def frames(self, run_id: RunId, after: int = 0) -> list[Frame]:
+        """The first frame, with the events as everybody else reads them."""
+        run = self._run
+        return [Frame(run_id, run.org_id, 1, run.at, run.by, decode_events(encode_events(run.events)))]
+
+    async def plan(self, plan_id: PlanId) -> bytes | None:
+        """The run's Plan."""
+        return self._run.plan if plan_id == self._run.plan_id else None
 
 
 class Plans:
@@ -84,6 +101,19 @@ async def load_state(
             if told is not None:
                 told(event, frame.at)
     return state
+
+
+async def take_up(
+    journal: Journal, row: RunRow, plans: Plans, told: Callable[[ev.Event, int], None], known: History | None
+) -> tuple[RunState, list[Command]]:
+    """What a walker begins with: the state of a run and its inbox. Raises as `load_state` does.
+
+    `known` is the history of a run that began here a moment ago: then nothing is read. What came into its inbox
+    since is there when the inbox is looked at next.
+    """
+    if known is not None:
+        return await load_state(known, row, plans, told), []
+    return await asyncio.gather(load_state(journal, row, plans, told), journal.commands([row.run_id]))
 
 
 async def load_plan(journal: History, plan_id: PlanId) -> Plan:

@@ -1,11 +1,13 @@
-"""Appending to a journal that may be full or away for a while."""
+"""Appending to a journal that may be full or away for a while, and giving back what could not be walked."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from flowmason.errors import Code, FencedError, JournalError
+from flowmason.ids import ConductorId, RunId
 from flowmason.journal import Append, Journal
 
 log = logging.getLogger("flowmason.conductor")
@@ -28,6 +30,27 @@ async def record(journal: Journal, append: Append, patience_s: float) -> None:
             await asyncio.sleep(delay)
             waited += delay
             delay = min(delay * 2, 5.0)
+
+
+async def let_go(journal: Journal, conductor: ConductorId, run_id: RunId, now: int, pause_s: float) -> None:
+    """Give back a run that is a conductor's and that it does not walk. It is taken up again after `pause_s`."""
+    row = await journal.row(run_id)
+    if row is None or row.owner != conductor:
+        return
+    with contextlib.suppress(FencedError):  # it is somebody else's by now
+        await journal.append(
+            Append(
+                run_id=run_id,
+                org_id=row.org_id,
+                epoch=row.epoch,
+                seq=row.seq,
+                events=(),
+                at=now,
+                by=conductor,
+                release=True,
+                wake_at=now + int(pause_s * 1000),
+            )
+        )
 
 
 async def _recorded(journal: Journal, append: Append) -> bool:

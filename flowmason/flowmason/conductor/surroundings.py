@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from flowmason.conductor.loading import Plans
 from flowmason.conductor.traffic import Traffic
 from flowmason.conductor.treasury import Treasury
-from flowmason.errors import JournalError
+from flowmason.errors import Code, FlowMasonError, JournalError
 from flowmason.event import Recorded
 from flowmason.executor import Executor
 from flowmason.ids import ConductorId, RunId
@@ -23,6 +23,11 @@ Resolve = Callable[[str, dict[str, Any]], Awaitable[Plan]]
 
 The option `org_id` is the org of the run's row, whatever its submitter wrote there: a name means a pipeline of it.
 """
+
+
+async def no_pipelines(name: str, options: dict[str, Any]) -> Plan:
+    """The `Resolve` of a conductor that knows no project."""
+    raise FlowMasonError(f"pipeline {name!r} is not known here", code=Code.PIPELINE_NOT_FOUND)
 
 
 class Surroundings(Protocol):

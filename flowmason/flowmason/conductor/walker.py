@@ -16,7 +16,7 @@ from flowmason.conductor.deadlines import Deadlines
 from flowmason.conductor.dispatcher import Dispatcher
 from flowmason.conductor.endings import ended
 from flowmason.conductor.flights import Flight, Flights
-from flowmason.conductor.loading import load_state
+from flowmason.conductor.loading import History, take_up
 from flowmason.conductor.recording import record
 from flowmason.conductor.submit import keep
 from flowmason.conductor.summary import summary
@@ -37,12 +37,13 @@ _EFFECT_EVENTS = (ev.StageStarted, ev.EffectRecorded)
 class Walker:
     """Walks one claimed run until it ends, is paused, or is taken away."""
 
-    def __init__(self, conductor: Surroundings, row: RunRow) -> None:
+    def __init__(self, conductor: Surroundings, row: RunRow, known: History | None = None) -> None:
         self.row = row
         self.commands: deque[Command] = deque()
         self.state: RunState
         self.flights = Flights()
         self._conductor = conductor
+        self._known_history = known
         self._traffic = conductor.traffic
         self._inbox: deque[tuple[Flight, Report]] = deque()
         self._wake = asyncio.Event()
@@ -78,11 +79,8 @@ class Walker:
     async def walk(self) -> None:
         """Walk. Returns once the run is no longer ours; raises nothing but cancellation."""
         try:
-            journal = self._conductor.journal
-            self.state, commands = await asyncio.gather(
-                load_state(journal, self.row, self._conductor.plans, self._deadlines.recorded),
-                journal.commands([self.row.run_id]),
-            )
+            around, told = self._conductor, self._deadlines.recorded
+            self.state, commands = await take_up(around.journal, self.row, around.plans, told, self._known_history)
             for command in commands:
                 self.take(command)
             self.state.epoch = self.row.epoch

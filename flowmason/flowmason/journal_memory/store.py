@@ -11,7 +11,7 @@ import msgspec
 
 from flowmason.errors import Code, FencedError, JournalError, UsageError
 from flowmason.event import Frame, Recorded, decode_events
-from flowmason.fairness import OrgLimits, Waiting, in_turn
+from flowmason.fairness import NO_LIMITS, OrgLimits, Waiting, in_turn
 from flowmason.ids import ConductorId, OrgId, PlanId, RunId
 from flowmason.journal import TERMINAL, URGENT, Append, Claimed, Command, NewRun, RunRow
 from flowmason.journal_memory.books import Books
@@ -54,6 +54,19 @@ class MemoryJournal:
         row = self._submit(run).row()
         await _call(self.after_commit, "submit", run)
         return row
+
+    async def begin(self, run: NewRun, conductor: ConductorId) -> tuple[RunRow, bool]:
+        await _call(self.before_commit, "begin", run)
+        before = len(self._runs)
+        kept = self._submit(run)
+        most = self.limits.get(run.org_id, NO_LIMITS).max_concurrent_runs
+        held = sum(each.bare.owner is not None and each.bare.org_id == run.org_id for each in self._runs.values())
+        ours = len(self._runs) > before and conductor in self._conductors and (most is None or held < most)
+        if ours:
+            kept.change(owner=conductor, epoch=1)
+        row = kept.row()
+        await _call(self.after_commit, "begin", run)
+        return row, ours
 
     async def append(self, append: Append) -> int:
         await _call(self.before_commit, "append", append)

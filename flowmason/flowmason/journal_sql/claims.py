@@ -14,9 +14,10 @@ from flowmason.database.connections import Connection, Database
 from flowmason.errors import FencedError
 from flowmason.fairness import NO_LIMITS, OrgLimits, Waiting, in_turn
 from flowmason.ids import ConductorId, OrgId, RunId
-from flowmason.journal import URGENT, Claimed, Command
+from flowmason.journal import URGENT, Claimed, Command, NewRun
 from flowmason.journal_sql import rows
 from flowmason.journal_sql.operation import Operation
+from flowmason.journal_sql.operations import Submit
 
 WAITING = "owner IS NULL AND status IN ('queued', 'running') AND wake_at IS NULL"
 """The predicate of the index `runs_waiting`, word for word: SQLite uses it for nothing else."""
@@ -159,15 +160,14 @@ class Claim(Operation):
     def run(self, connection: Connection) -> None:
         self.result = []
         self.alive(connection)
-        wanted = self._within_limits(connection)
+        wanted = _within_limits(self.database, connection, self.candidates)
         for start in range(0, len(wanted), _IN_LIMIT):
             part = wanted[start : start + _IN_LIMIT]
             self.take(connection, _STILL_FREE.format(rows.marks(part)), part, self.now)
 
     def alive(self, connection: Connection) -> None:
         """Raise `FencedError` unless the conductor is listed."""
-        sql = "SELECT 1 FROM conductors WHERE conductor_id=?" + self.database.share_rows
-        if not connection.run(sql, (self.conductor,)).fetchone():
+        if not _listed(self.database, connection, self.conductor):
             raise FencedError(f"conductor {self.conductor} was buried or never enlisted")
 
     def take(self, connection: Connection, free: str, run_ids: Sequence[RunId], *more: int) -> None:
@@ -185,25 +185,6 @@ class Claim(Operation):
         ours = [claimed.row.epoch for claimed in self.result]
         return bool(held) and [row.epoch if row else None for row in held] == ours
 
-    def _within_limits(self, connection: Connection) -> list[RunId]:
-        """Two conductors that look at once both find room under the same limit: here it is counted one by one."""
-        limited = sorted({each.org_id for each in self.candidates if each.most is not None})
-        if not limited:
-            return [each.run_id for each in self.candidates]
-        if self.database.one_by_one:
-            connection.run(self.database.one_by_one)
-        held: Counter[str] = Counter()
-        for start in range(0, len(limited), _IN_LIMIT):
-            part = limited[start : start + _IN_LIMIT]
-            sql = _HELD.format(f" AND org_id IN ({rows.marks(part)})")
-            held.update(dict(connection.run(sql, part).fetchall()))
-        wanted = []
-        for each in self.candidates:
-            if each.most is None or held[each.org_id] < each.most:
-                held[each.org_id] += 1
-                wanted.append(each.run_id)
-        return wanted
-
 
 class ClaimByName(Claim):
     """Take one run, whatever its state, unless a living conductor holds it."""
@@ -217,3 +198,58 @@ class ClaimByName(Claim):
         self.alive(connection)
         dead = "(owner IS NULL OR NOT EXISTS (SELECT 1 FROM conductors WHERE conductor_id=runs.owner))"
         self.take(connection, f"SELECT run_id FROM runs WHERE {dead} AND run_id=?", [self.run_id])
+
+
+class Begin(Submit):
+    """Record a run and claim it. `result`: its row, and whether it is the conductor's."""
+
+    def __init__(self, database: Database, run: NewRun, conductor: ConductorId) -> None:
+        super().__init__(run)
+        self.database, self.conductor = database, conductor
+
+    def run(self, connection: Connection) -> None:
+        self.inserted = False
+        self.owner = self.conductor if self._has_place(connection) else None
+        super().run(connection)
+        self.result = (self.result, self.inserted and self.owner is not None)
+
+    def _has_place(self, connection: Connection) -> bool:
+        if not _listed(self.database, connection, self.conductor):
+            return False
+        org_id = self.new.org_id
+        most = read_limits(connection, [org_id]).get(org_id, NO_LIMITS).max_concurrent_runs
+        return bool(_within_limits(self.database, connection, [Candidate(self.new.run_id, org_id, most)]))
+
+    def written(self, connection: Connection) -> bool:
+        row = rows.one(connection, self.new.run_id)
+        if row is None or (row.owner, row.epoch) != (self.owner, 1):
+            return False
+        sql = "SELECT written_at, written_by, data FROM frames WHERE run_id=? AND first_seq=1"
+        frame = connection.run(sql, (self.new.run_id,)).fetchone()
+        return frame is not None and tuple(frame) == (self.new.at, self.new.by, self.data)
+
+
+def _listed(database: Database, connection: Connection, conductor: ConductorId) -> bool:
+    """Whether a conductor is listed; nobody buries it before this transaction ends."""
+    sql = "SELECT 1 FROM conductors WHERE conductor_id=?" + database.share_rows
+    return connection.run(sql, (conductor,)).fetchone() is not None
+
+
+def _within_limits(database: Database, connection: Connection, candidates: Sequence[Candidate]) -> list[RunId]:
+    """Two conductors that look at once both find room under the same limit: here it is counted one by one."""
+    limited = sorted({each.org_id for each in candidates if each.most is not None})
+    if not limited:
+        return [each.run_id for each in candidates]
+    if database.one_by_one:
+        connection.run(database.one_by_one)
+    held: Counter[str] = Counter()
+    for start in range(0, len(limited), _IN_LIMIT):
+        part = limited[start : start + _IN_LIMIT]
+        sql = _HELD.format(f" AND org_id IN ({rows.marks(part)})")
+        held.update(dict(connection.run(sql, part).fetchall()))
+    wanted = []
+    for each in candidates:
+        if each.most is None or held[each.org_id] < each.most:
+            held[each.org_id] += 1
+            wanted.append(each.run_id)
+    return wanted

@@ -18,7 +18,7 @@ from flowmason.report import Delta, LogLine
 
 _encode = msgspec.msgpack.Encoder().encode
 _INSERT_RUN = (
-    f"INSERT INTO runs ({rows.COLUMNS}) VALUES (?,?,?,?,?,?,0,?,NULL,NULL,?,?,?,?,'{{}}') ON CONFLICT DO NOTHING"
+    f"INSERT INTO runs ({rows.COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,NULL,?,?,?,?,'{{}}') ON CONFLICT DO NOTHING"
 )
 _INSERT_FRAME = (
     "INSERT INTO frames (run_id, first_seq, last_seq, org_id, written_at, written_by, codec, data)"
@@ -42,6 +42,10 @@ class Submit(Operation):
 
     def __init__(self, run: NewRun) -> None:
         self.new = run
+        self.owner: ConductorId | None = None
+        """Whose the run is from the start."""
+        self.inserted = False
+        """Whether the run was not there before."""
         self.codec, self.data, self.digests = frames.pack(run.events)
 
     def run(self, connection: Connection) -> None:
@@ -69,14 +73,15 @@ class Submit(Operation):
     def insert(self, connection: Connection) -> RunRow:
         """Insert the run, its plan and its first frame, unless it is there; returns its row."""
         new = self.new
-        count = len(new.events)
+        count, epoch = len(new.events), 0 if self.owner is None else 1
         inserted = connection.write(
             _INSERT_RUN,
             (
-                *(new.run_id, new.org_id, new.plan_id, new.pipeline, new.version, new.status, count),
+                *(new.run_id, new.org_id, new.plan_id, new.pipeline, new.version, new.status, epoch, count, self.owner),
                 *(new.priority, new.parent, new.at, new.at),
             ),
         )
+        self.inserted = inserted == 1
         if not inserted:
             found = self.known(connection)
             if found is None:
@@ -99,8 +104,9 @@ class Submit(Operation):
             pipeline=new.pipeline,
             version=new.version,
             status=new.status,
-            epoch=0,
+            epoch=epoch,
             seq=count,
+            owner=self.owner,
             priority=new.priority,
             parent=new.parent,
             created_at=new.at,

@@ -63,6 +63,10 @@ class SqlJournal:
     async def submit(self, run: NewRun) -> RunRow:
         return await self._row_of(operations.Submit(run))
 
+    async def begin(self, run: NewRun, conductor: ConductorId) -> tuple[RunRow, bool]:
+        begun: tuple[RunRow, bool] = await self._writer.write(claims.Begin(self._database, run, conductor))
+        return begun
+
     async def append(self, append: Append) -> int:
         return int(await self._writer.write(operations.AddEvents(append)))
 
