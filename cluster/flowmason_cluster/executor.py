@@ -31,6 +31,7 @@ LACKING_S = 10.0
 """How long a task waits for what no node has any more: a node that was lost may come back."""
 LONGEST_WAIT_S = 3600.0
 FETCH_S = 5.0
+NAMES_KEPT = 512
 
 
 class _Task:
@@ -78,6 +79,8 @@ class RayExecutor:
         """What this process is connected to, once started."""
         self._launch = b""
         self._task_function: Any = None
+        self._kept: dict[tuple[str, str], Any] = {}
+        """The task under its names of late, the latest last."""
         self._nodes: list[dict[str, float]] = []
         self._tasks: dict[str, _Task] = {}
         self._hosts: Hosts | None = None
@@ -150,10 +153,8 @@ class RayExecutor:
     async def _run_task(self, regions: Sequence[Region]) -> AsyncIterator[Report]:
         import ray
 
-        options = {**resources.task_options(regions[0].resources), **self._placing()}
-        stream = self._task_function.options(name=_name(regions), **options).remote(
-            self._launch, region_encoder.encode(regions), time.time()
-        )
+        remote = self._named(_name(regions), {**resources.task_options(regions[0].resources), **self._placing()})
+        stream = remote(self._launch, region_encoder.encode(regions), time.time())
         task = _Task(regions, stream)
         self._tasks.update(dict.fromkeys(task.open, task))
         try:
@@ -188,6 +189,18 @@ class RayExecutor:
                 task.landed(region.id)
             if task.mailed:
                 await asyncio.to_thread(mail.remove, task.key)
+
+    def _named(self, name: str, options: dict[str, Any]) -> Any:
+        """The task under a name, with options. Ray checks them and makes a class of them each time, which takes a quarter
+        of what a submission costs: those of late are kept."""
+        key = (name, repr(options))
+        found = self._kept.pop(key, None)
+        if found is None:
+            found = self._task_function.options(name=name, **options).remote
+            if len(self._kept) >= NAMES_KEPT:
+                del self._kept[next(iter(self._kept))]
+        self._kept[key] = found
+        return found
 
     async def _reports(self, task: _Task) -> AsyncIterator[Report]:
         """Decoded reports. While the task waits for a CPU of a busy cluster, empty ones: it is not stuck.

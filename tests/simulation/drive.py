@@ -110,9 +110,7 @@ async def _simulate(seed: int, trouble: bool) -> Outcome:
 
     house = House(seed, journal, world, ids, now, trouble=trouble, visitor=come)
 
-    def made(
-        plan: Plan, debug: ev.DebugChanged | None = None, org_id: OrgId = LOCAL_ORG, **options: Any
-    ) -> NewRun:
+    def made(plan: Plan, debug: ev.DebugChanged | None = None, org_id: OrgId = LOCAL_ORG, **options: Any) -> NewRun:
         return new_run(
             plan,
             {},
@@ -194,9 +192,7 @@ async def _outcome(seed: int, journal: MemoryJournal, run_id: RunId, plan: Plan,
     return outcome
 
 
-async def _ended(
-    journal: MemoryJournal, run_id: RunId, neighbours: Mapping[RunId, Plan], house: House
-) -> None:
+async def _ended(journal: MemoryJournal, run_id: RunId, neighbours: Mapping[RunId, Plan], house: House) -> None:
     missing = 0
     while True:
         rows = {run: await journal.row(run) for run in (run_id, *neighbours)}

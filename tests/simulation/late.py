@@ -13,7 +13,20 @@ from flowmason.journal import Journal
 from flowmason.journal_memory import MemoryJournal
 
 _WRITES = frozenset(
-    {"submit", "begin", "append", "put_plan", "post", "enlist", "beat", "bury", "retire", "claim", "add_side", "take_slice"}
+    {
+        "submit",
+        "begin",
+        "append",
+        "put_plan",
+        "post",
+        "enlist",
+        "beat",
+        "bury",
+        "retire",
+        "claim",
+        "add_side",
+        "take_slice",
+    }
     | {"return_slices", "hold_call", "end_call", "prune"}
 )
 _Method = Callable[..., Awaitable[Any]]

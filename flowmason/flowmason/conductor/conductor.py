@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from flowmason.conductor.beside import Beside
 from flowmason.conductor.loading import History, JustRecorded, Plans
@@ -16,12 +16,11 @@ from flowmason.conductor.surroundings import Resolve, no_pipelines
 from flowmason.conductor.traffic import Traffic
 from flowmason.conductor.treasury import Treasury
 from flowmason.conductor.walker import Walker
-from flowmason.errors import Code, FencedError, FlowMasonError, JournalError
+from flowmason.errors import Code, FencedError, JournalError
 from flowmason.event import Recorded
 from flowmason.executor import Executor
 from flowmason.ids import ConductorId, Ids, OrgId, RunId
 from flowmason.journal import Command, Journal, NewRun, RunRow
-from flowmason.plan import Plan
 from flowmason.report import Report
 from flowmason.values import ValueStore
 

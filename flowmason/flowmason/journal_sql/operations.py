@@ -17,9 +17,7 @@ from flowmason.ledger import entries
 from flowmason.report import Delta, LogLine
 
 _encode = msgspec.msgpack.Encoder().encode
-_INSERT_RUN = (
-    f"INSERT INTO runs ({rows.COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,NULL,?,?,?,?,'{{}}') ON CONFLICT DO NOTHING"
-)
+_INSERT_RUN = f"INSERT INTO runs ({rows.COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,NULL,?,?,?,?,'{{}}') ON CONFLICT DO NOTHING"
 _INSERT_FRAME = (
     "INSERT INTO frames (run_id, first_seq, last_seq, org_id, written_at, written_by, codec, data)"
     " VALUES (?,?,?,?,?,?,?,?)"
