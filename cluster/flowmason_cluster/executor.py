@@ -191,8 +191,8 @@ class RayExecutor:
                 await asyncio.to_thread(mail.remove, task.key)
 
     def _named(self, name: str, options: dict[str, Any]) -> Any:
-        """The task under a name, with options. Ray checks them and makes a class of them each time, which takes a quarter
-        of what a submission costs: those of late are kept."""
+        """The task under a name, with options. Ray checks them and makes a class of them each time, a quarter of what a
+        submission costs: those of late are kept."""
         key = (name, repr(options))
         found = self._kept.pop(key, None)
         if found is None:

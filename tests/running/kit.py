@@ -149,6 +149,12 @@ class Running:
         await self.until(lambda event: format_path(getattr(event, "path", ())) == path, seconds)
         await asyncio.sleep(0.03)
 
+    async def works(self, path: str, seconds: float = 60.0) -> None:
+        """Wait until the component of a stage is at work."""
+        async with asyncio.timeout(seconds):
+            while (self.run_id, path) not in parts.BEGUN:
+                await asyncio.sleep(0.001)
+
     async def end(self, seconds: float = 20.0) -> Result:
         """Wait until it is no longer walked."""
         assert self.task is not None

@@ -44,6 +44,8 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 LEDGER: list[Entry] = []
+BEGUN: set[tuple[str, str]] = set()
+"""(run, path) of what has begun to work."""
 _lock = threading.Lock()
 
 
@@ -78,6 +80,7 @@ class Made(OperatorOutput):
 async def work(given: Given, context: Any, key: str | None = None) -> Made:
     """Sleep, fail or answer."""
     begun, ended, cancelled = time.monotonic(), None, False
+    BEGUN.add((context.run_id, format_path(context.path)))
     try:
         if given.seconds:
             await asyncio.sleep(given.seconds)

@@ -45,7 +45,7 @@ async def test_a_cancelled_unsafe_effect_is_recorded_as_unknown(engine: Engine) 
 
 async def test_a_cancel_waits_for_what_will_not_stop_at_once(engine: Engine) -> None:
     running = await engine.begin(pipe(touch("slow", seconds=30, stubborn=True)))
-    await running.began("slow")
+    await running.works("slow")
     await running.command("cancel")
     result = await running.end()
     assert (result.status, result.stages["slow"].status) == ("cancelled", "cancelled")
