@@ -234,6 +234,18 @@ async def test_what_cannot_run_again_says_why(engine: Engine) -> None:
         debug.rerun(await run.state(), {"path": "a"})
 
 
+async def test_nothing_runs_again_where_a_return_has_ended_the_run(engine: Engine) -> None:
+    back = stage("back", "return", condition=True, return_value="{{upstream.a.value}}", status="failed")
+    run = await start(engine, pipe(say("a", 1), back))
+    assert (await run.stands()).status == "failed"
+    for path in ("a", "back"):
+        with pytest.raises(UsageError, match="a return has ended"):
+            debug.rerun(await run.state(), {"path": path})
+        # Posted all the same, by somebody who looked before it returned, it changes nothing.
+        assert (await run.do("rerun", path=path)).status == "failed"
+    assert not (await run.result()).of(StageReopened)
+
+
 async def test_a_repair_of_a_bad_answer_keeps_the_edited_prompt(engine: Engine) -> None:
     document = pipe(
         stage("gen", "generator", prompt="Name a bird.", output_format="json", output_schema={"type": "object"}),

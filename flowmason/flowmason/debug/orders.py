@@ -105,6 +105,8 @@ def rerunnable(state: RunState, text: str) -> StageState:
         raise UsageError(f"{text} is {stage.status}; only what has ended can run again")
     if not _live(stage.scope):
         raise UsageError(f"{text} is over and done: what it stands in has ended or gone on")
+    if _returned(stage.scope):
+        raise UsageError(f"{text} is over and done: a return has ended what it stands in")
     return stage
 
 
@@ -154,6 +156,13 @@ def _live(scope: ScopeState) -> bool:
                 return False
         scope = owner.scope
     return True
+
+
+def _returned(scope: ScopeState) -> bool:
+    """Whether a return ended a scope, or one around it: nothing starts there any more."""
+    if scope.doomed is not None and scope.doomed.kind == "returned":
+        return True
+    return scope.owner is not None and _returned(scope.owner.scope)
 
 
 def _redo(state: RunState) -> list[ev.Event]:
