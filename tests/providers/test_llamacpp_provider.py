@@ -114,18 +114,20 @@ async def test_the_callers_timeout_holds(provider: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "reason"),
+    ("request_", "code", "reason"),
     [
-        (ModelRequest(prompt="word " * 9000), "context size"),
-        (ModelRequest(prompt="x", model="gpt-4o"), "there is no model 'gpt-4o'"),
-        (ModelRequest(prompt="x", json_schema={"$ref": "#/nowhere"}), "cannot resolve"),
-        (ModelRequest(), "empty"),
+        (ModelRequest(prompt="word " * 9000), Code.CONTEXT_EXCEEDED, "context size"),
+        (ModelRequest(prompt="x", model="gpt-4o"), Code.PROVIDER, "there is no model 'gpt-4o'"),
+        (ModelRequest(prompt="x", json_schema={"$ref": "#/nowhere"}), Code.PROVIDER, "cannot resolve"),
+        (ModelRequest(), Code.PROVIDER, "empty"),
     ],
 )
-async def test_what_cannot_be_answered_is_an_error(provider: Any, request_: ModelRequest, reason: str) -> None:
+async def test_what_cannot_be_answered_is_an_error(
+    provider: Any, request_: ModelRequest, code: Code, reason: str
+) -> None:
     with pytest.raises(ProviderError, match=reason) as caught:
         await provider.generate(request_)
-    assert (caught.value.failure.code, caught.value.failure.retry) == (Code.PROVIDER, Retry.NEVER)
+    assert (caught.value.failure.code, caught.value.failure.retry) == (code, Retry.NEVER)
 
 
 async def test_a_missing_model_file_is_named() -> None:

@@ -204,7 +204,7 @@ async def _ended(journal: MemoryJournal, run_id: RunId, neighbours: Mapping[RunI
         # What was handed to a conductor that died or failed may be recorded long after, or never.
         gone = [run for run, row in rows.items() if row is None and run in house.handed]
         ended = all(run in gone or (row is not None and row.status in TERMINAL) for run, row in rows.items())
-        missing = missing + 1 if gone and ended else 0
+        missing = missing + 1 if gone else 0
         # A run that was asked to go on is ended only once that was answered, however many turns it takes.
         settled = ended and (not gone or missing > 500) and not house.visited
         if settled and not await journal.commands(list(rows)) and len(rows) == 1 + len(neighbours):

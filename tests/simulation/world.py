@@ -268,7 +268,8 @@ class World:
         stale = region.epoch < self.epochs.get(region.run_id, 0)
         self.epochs[region.run_id] = max(region.epoch, self.epochs.get(region.run_id, 0))
         known = self.host_calls.get(region.id)
-        if stale or (region.attach and known is None) or self.chance(0.02):
+        # A host that has the call does not refuse it: whoever were told so would begin it again beside itself.
+        if stale or (known is None and (region.attach or self.chance(0.02))):
             yield Report(region=region.id, ended=Ended.REFUSED, failure=_lost())
             return
         call = known
