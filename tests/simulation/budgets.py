@@ -62,7 +62,7 @@ class Bank:
         if on_delta is not None:
             on_delta("a few words")
         try:
-            await asyncio.sleep(rng.choice((0.0, 0.01, 0.2, 2.0)))
+            await asyncio.sleep(rng.choice((0.0, 0.01, 0.2, 2.0, 6.0)))
         except asyncio.CancelledError:
             self.billed[run_id] += used(estimated(self, request, "a few words"))
             raise
