@@ -31,6 +31,7 @@ SERVER = """
 import asyncio, sys
 import uvicorn
 from flowmason_serve_apps.llm.app import make_gateway
+from flowmason_serve_apps.llm.engines import Card
 
 class Endless:
     async def answer(self, body):
@@ -38,7 +39,10 @@ class Endless:
         await asyncio.Event().wait()
 
     async def cards(self):
-        return {}
+        return {"m": await self.card("m")}
+
+    async def card(self, model):
+        return Card(model, "llamacpp")
 
 uvicorn.run(make_gateway(Endless()), port=int(sys.argv[1]), log_level="warning")
 """
