@@ -24,6 +24,9 @@ _LONG = 2_000
 """Beyond this, a few repeats beside each other are slow as well."""
 _BESIDE = 3
 _FEW = 10
+_WAYS = 12
+"""So many choices one after the other, as in `a?a?a?…`, are as bad as a repeat of one."""
+_REPEATS = (_constants.MAX_REPEAT, _constants.MIN_REPEAT)
 _CODE = "import json, re, sys; pattern, text = json.load(sys.stdin); print(int(re.search(pattern, text) is not None))"
 
 
@@ -67,22 +70,20 @@ def _pattern(validator: Any, pattern: str, text: Any, schema: Any) -> Iterator[A
 
 @lru_cache(512)
 def _shape(pattern: str) -> tuple[bool, int]:
-    """Whether a repeat stands within a repeat (or a choice within one), and how many repeats there are."""
-    repeats = list(_repeats(_parser.parse(pattern)))
-    return any(_steps(body) for body in repeats), len(repeats)
+    """Whether choices multiply (a choice within a repeat, or many of them), and how many long repeats there are."""
+    whole = _parser.parse(pattern)
+    repeats = [argument for operation, argument in _walk(whole) if operation in _REPEATS]
+    # A fixed repeat, as in `(a?){40}`, multiplies the ways through its body as well.
+    nested = any(most > _FEW and _ways(body) for _, most, body in repeats)
+    return nested or _ways(whole) > _WAYS, sum(most - least > _FEW for least, most, _ in repeats)
 
 
-def _repeats(node: Any) -> Iterator[Any]:
-    """The bodies of all repeats that can be taken many times."""
-    for operation, argument in _walk(node):
-        if operation in (_constants.MAX_REPEAT, _constants.MIN_REPEAT) and argument[1] - argument[0] > _FEW:
-            yield argument[2]
-
-
-def _steps(body: Any) -> bool:
-    """Whether there is more than one way through a body."""
-    ways = (_constants.BRANCH, _constants.MAX_REPEAT, _constants.MIN_REPEAT)
-    return any(operation in ways for operation, _ in _walk(body))
+def _ways(body: Any) -> int:
+    """How many operations of a body leave a choice."""
+    return sum(
+        operation is _constants.BRANCH or (operation in _REPEATS and argument[0] != argument[1])
+        for operation, argument in _walk(body)
+    )
 
 
 def _walk(node: Any) -> Iterator[tuple[Any, Any]]:
