@@ -291,9 +291,12 @@ class Conductor:
                 if run_id not in self._tasks:
                     await let_go(self.journal, self.id, run_id, self.now(), pause_s)
             except JournalError as error:
-                log.warning("run %s cannot be let go: %s", run_id, error)
+                self._cannot("let runs go", error)
+                if error.failure.code == Code.STORAGE:
+                    return  # it is away for all of them
                 continue
             del self._given_up[run_id]
+            self._trouble.pop("let runs go", None)
 
     def _walk(self, row: RunRow, known: History | None = None) -> None:
         walker = Walker(self, row, known)
